@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A software GPU beside the system: Mesa's newest llvmpipe (Vulkan on the CPU), for machines without a GPU and for tests.
 #
-#   tools/software-gpu.sh install            fetch it once (70 MB down, 300 MB on disk), say which version is there
+#   tools/software-gpu.sh install            fetch it once (80 MB down, 380 MB on disk), say which version is there
 #   tools/software-gpu.sh run PROGRAM ARGS   run PROGRAM on it (install first)
 #   tools/software-gpu.sh env                shell exports: `eval "$(tools/software-gpu.sh env)"; cargo test` runs on it
 #   tools/software-gpu.sh remove             forget it; the next install fetches the newest again
@@ -34,10 +34,11 @@ die() {
 
 check_machine() {
     id='' VERSION_CODENAME=''
+    # shellcheck disable=SC1091
     if [ -r /etc/os-release ]; then . /etc/os-release; id=${ID:-}; fi
     case $id/$(uname -m) in
         debian/x86_64) suite=testing components='main' ;;
-        ubuntu/x86_64) suite=devel components='main universe' ;;
+        ubuntu/x86_64) suite=devel components='main universe' ;; # should work, never tried
         *) die "needs Debian or Ubuntu on x86_64 (this is ${id:-unknown} on $(uname -m)); install your system's Vulkan driver instead" ;;
     esac
     suite=${CSMOE_SUITE:-$suite}
@@ -87,6 +88,7 @@ download() {
     apt-get -qq -c "$1/apt.conf" --yes --download-only install mesa-vulkan-drivers >"$1/log" 2>&1 ||
         die "download failed: $(grep -m1 '^E' "$1/log" || tail -n1 "$1/log")"
     rm -rf "$1/debs/partial" "$1/debs/lock"
+    [ -e "$(echo "$1"/debs/mesa-vulkan-drivers_*.deb)" ] || die "apt left no packages (a file: mirror?)"
 }
 
 # Packages from folder $1 unpacked into $2, which will be $root.
