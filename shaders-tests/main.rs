@@ -1,1 +1,6 @@
-fn main(){}
+//! Every kernel against its f64 reference, on whatever adapter is here.
+
+mod harness;
+
+mod basic;
+mod portability;

@@ -57,9 +57,6 @@ pub fn download<T: bytemuck::Pod>(
     gpu.queue.submit([encoder.finish()]);
     staging.slice(..).map_async(wgpu::MapMode::Read, |_| {});
     gpu.wait()?;
-    let view = staging
-        .slice(..)
-        .get_mapped_range()
-        .map_err(|e| GpuError::Lost(format!("read-back failed: {e:?}")))?;
+    let view = staging.slice(..).get_mapped_range().map_err(|e| GpuError::Lost(format!("read-back failed: {e:?}")))?;
     Ok(bytemuck::pod_collect_to_vec(&view[..bytes as usize]))
 }

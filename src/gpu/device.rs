@@ -70,20 +70,14 @@ impl Gpu {
             return Err(GpuError::NoAdapter);
         }
         let names = |all: &[wgpu::Adapter]| {
-            all.iter()
-                .enumerate()
-                .map(|(i, a)| format!("{i}: {}", a.get_info().name))
-                .collect::<Vec<_>>()
-                .join(", ")
+            all.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect::<Vec<_>>().join(", ")
         };
         let adapter = match &choice.0 {
             None => &all[0],
             Some(asked) => {
                 let found = match asked.parse::<usize>() {
                     Ok(index) => all.get(index),
-                    Err(_) => all
-                        .iter()
-                        .find(|a| a.get_info().name.to_lowercase().contains(&asked.to_lowercase())),
+                    Err(_) => all.iter().find(|a| a.get_info().name.to_lowercase().contains(&asked.to_lowercase())),
                 };
                 found.ok_or_else(|| GpuError::AdapterNotFound { asked: asked.clone(), have: names(&all) })?
             }

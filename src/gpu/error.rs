@@ -15,14 +15,8 @@ pub enum GpuError {
     DeviceRefused(String),
     #[error("out of GPU memory: {what} needs {bytes} bytes more; try a smaller --batch")]
     OutOfMemory { what: String, bytes: u64 },
-    #[error(
-        "{what} needs a binding of {bytes} bytes and this adapter allows {limit}; try a smaller --batch"
-    )]
-    BindingTooLarge {
-        what: String,
-        bytes: u64,
-        limit: u64,
-    },
+    #[error("{what} needs a binding of {bytes} bytes and this adapter allows {limit}; try a smaller --batch")]
+    BindingTooLarge { what: String, bytes: u64, limit: u64 },
     #[error("the GPU device was lost: {0}")]
     Lost(String),
     #[error("the GPU refused {what}: {message}")]

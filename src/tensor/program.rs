@@ -118,10 +118,9 @@ impl Tape {
 
     /// Sum of the launches' counted arithmetic.
     pub fn work(&self) -> Work {
-        self.launches.iter().fold(Work::default(), |sum, l| Work {
-            flops: sum.flops + l.work.flops,
-            bytes: sum.bytes + l.work.bytes,
-        })
+        self.launches
+            .iter()
+            .fold(Work::default(), |sum, l| Work { flops: sum.flops + l.work.flops, bytes: sum.bytes + l.work.bytes })
     }
 
     /// Builds the program: allocates, compiles, binds.
@@ -142,8 +141,7 @@ impl Tape {
             match &value.place {
                 Place::Input(name) | Place::Output(name) => {
                     let buffer = new_buffer(gpu, name, bytes)?;
-                    let table =
-                        if matches!(value.place, Place::Input(_)) { &mut inputs } else { &mut outputs };
+                    let table = if matches!(value.place, Place::Input(_)) { &mut inputs } else { &mut outputs };
                     if table.insert(name.clone(), (buffer.clone(), value.elems)).is_some() {
                         bail!("two values of one program are called '{name}'");
                     }
@@ -196,17 +194,25 @@ impl Tape {
                 if bytes > gpu.target.max_binding {
                     let limit = gpu.target.max_binding;
                     let name = &self.values[arg.id].name;
-                    return Err(
-                        GpuError::BindingTooLarge { what: format!("{} ({name})", what()), bytes, limit }.into()
-                    );
+                    return Err(GpuError::BindingTooLarge { what: format!("{} ({name})", what()), bytes, limit }.into());
                 }
                 if offset % gpu.target.align != 0 {
-                    bail!("{}: argument {} starts at byte {offset}, not a multiple of {}", what(), i + 1, gpu.target.align);
+                    bail!(
+                        "{}: argument {} starts at byte {offset}, not a multiple of {}",
+                        what(),
+                        i + 1,
+                        gpu.target.align
+                    );
                 }
                 for (other, (b, _)) in places.iter().enumerate().take(i) {
                     let (kind, kind_other) = (pipeline.bindings[i + 1], pipeline.bindings[other + 1]);
                     if b == buffer && kind != kind_other {
-                        bail!("{}: arguments {} and {} share a buffer, one to read and one to write", what(), other + 1, i + 1);
+                        bail!(
+                            "{}: arguments {} and {} share a buffer, one to read and one to write",
+                            what(),
+                            other + 1,
+                            i + 1
+                        );
                     }
                 }
                 // Whole vec4s: kernels may see the last partial one, inside the buffer's padding.

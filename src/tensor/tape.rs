@@ -110,7 +110,10 @@ pub(super) enum Place {
     /// In the arenas, for its lifetime.
     Planned,
     /// Inside another value, from an element offset.
-    Alias { root: usize, offset: usize },
+    Alias {
+        root: usize,
+        offset: usize,
+    },
     /// Written by the host before a run.
     Input(String),
     /// Kept after a run for the host.
