@@ -3,4 +3,5 @@
 mod harness;
 
 mod basic;
+mod matmul;
 mod portability;
