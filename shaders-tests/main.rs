@@ -4,4 +4,6 @@ mod harness;
 
 mod basic;
 mod matmul;
+mod norms;
 mod portability;
+mod tokens;

@@ -2,6 +2,10 @@
 
 mod basic;
 pub mod matmul;
+pub mod norms;
+pub mod tokens;
 
 pub use basic::{add, fill, scale};
 pub use matmul::{Mlp, linear, mlp};
+pub use norms::{layer_norm, rms_norm};
+pub use tokens::{assemble, patches, scatter};
