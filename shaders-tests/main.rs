@@ -4,3 +4,4 @@ mod harness;
 
 mod basic;
 mod portability;
+mod reduce;

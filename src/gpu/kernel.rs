@@ -36,9 +36,12 @@ macro_rules! sources {
 }
 
 /// Every kernel file by name.
-const SOURCES: &[(&str, &str)] = sources!["basic"];
+const SOURCES: &[(&str, &str)] = sources!["basic", "reduce"];
 
-const INCLUDES: &[(&str, &str)] = &[("grid", include_str!("../../kernels/include/grid.wgsl"))];
+const INCLUDES: &[(&str, &str)] = &[
+    ("grid", include_str!("../../kernels/include/grid.wgsl")),
+    ("workgroup", include_str!("../../kernels/include/workgroup.wgsl")),
+];
 
 /// Names and texts of all kernel files as they lie, for the portability tests.
 pub fn all_sources() -> impl Iterator<Item = &'static str> {
