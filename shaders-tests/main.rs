@@ -2,8 +2,10 @@
 
 mod harness;
 
+mod attention;
 mod basic;
 mod matmul;
 mod norms;
 mod portability;
+mod reduce;
 mod tokens;

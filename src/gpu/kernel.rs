@@ -36,12 +36,22 @@ macro_rules! sources {
 }
 
 /// Every kernel file by name.
-const SOURCES: &[(&str, &str)] = sources!["basic", "layer_norm", "matmul", "rms_norm", "tokens"];
+#[rustfmt::skip]
+const SOURCES: &[(&str, &str)] = sources![
+    "attention",
+    "basic",
+    "layer_norm",
+    "matmul",
+    "reduce",
+    "rms_norm",
+    "tokens",
+];
 
 const INCLUDES: &[(&str, &str)] = &[
     ("gelu", include_str!("../../kernels/include/gelu.wgsl")),
     ("grid", include_str!("../../kernels/include/grid.wgsl")),
     ("row_sum", include_str!("../../kernels/include/row_sum.wgsl")),
+    ("workgroup", include_str!("../../kernels/include/workgroup.wgsl")),
 ];
 
 /// Names and texts of all kernel files as they lie, for the portability tests.

@@ -8,7 +8,7 @@ mod rng;
 mod shape;
 mod tape;
 
-pub use params::{Init, Names, ParamId, ParamStore, Params};
+pub use params::{Init, Kind, Names, ParamId, ParamStore, Params};
 pub use program::{MemoryPlan, Program};
 pub use rng::Rng;
 pub use shape::{Shape, Tensor};
