@@ -74,7 +74,7 @@ fn mlp_matches_reference() {
             ],
             |t, x| {
                 let branch = scale(t, x[0], 0.5)?;
-                mlp(t, branch, Mlp { w1: x[1], b1: x[2], w2: x[3], b2: x[4] }, Some(x[0]))
+                mlp(t, branch, Mlp { w1: x[1], b1: x[2], w2: x[3], b2: x[4] }, 1, Some(x[0]))
             },
             |x| {
                 let branch: Vec<f64> = x[0].iter().map(|v| v * 0.5).collect();
@@ -82,6 +82,44 @@ fn mlp_matches_reference() {
                 hidden.iter_mut().for_each(|v| *v = gelu_reference(*v));
                 let y = reference(&hidden, &x[3], &x[4], [g, m, k, h]);
                 y.iter().zip(&x[0]).map(|(y, r)| y + r).collect()
+            },
+        );
+    }
+}
+
+#[test]
+fn experts_side_by_side() {
+    for [g, experts, m, d, h] in
+        [[1, 2, 1, 4, 8], [2, 2, 5, 3, 7], [2, 8, 17, 12, 33], [1, 3, 33, 31, 16], [3, 4, 16, 16, 64]]
+    {
+        let groups = g * experts;
+        check(
+            &format!("experts {g} x {experts} x {m} x {d} x {h}"),
+            &[
+                In::normal(1, &[g, m, experts * d]),
+                In::normal(2, &[groups, h, d]),
+                In::normal(3, &[groups, h]),
+                In::normal(4, &[groups, d, h]),
+                In::normal(5, &[groups, d]),
+            ],
+            |t, x| mlp(t, x[0], Mlp { w1: x[1], b1: x[2], w2: x[3], b2: x[4] }, experts, None),
+            |x| {
+                // [g, m, e, d] -> [g, e, m, d], the plain layer, and back.
+                let turn = |x: &[f64], a: usize, b: usize| -> Vec<f64> {
+                    let at = |i: usize, j: usize, k: usize, c: usize| x[((i * b + k) * a + j) * d + c];
+                    let mut y = Vec::with_capacity(x.len());
+                    for i in 0..g {
+                        for j in 0..a {
+                            for k in 0..b {
+                                y.extend((0..d).map(|c| at(i, j, k, c)));
+                            }
+                        }
+                    }
+                    y
+                };
+                let mut hidden = reference(&turn(&x[0], experts, m), &x[1], &x[2], [groups, m, h, d]);
+                hidden.iter_mut().for_each(|v| *v = gelu_reference(*v));
+                turn(&reference(&hidden, &x[3], &x[4], [groups, m, d, h]), m, experts)
             },
         );
     }

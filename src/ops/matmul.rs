@@ -5,7 +5,7 @@
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, Tape, Tensor};
 use crate::words;
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 /// Rows of C a lane keeps in registers.
 const ROWS: u32 = 16;
@@ -13,11 +13,39 @@ const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
 const PACK: Kernel = Kernel::new("matmul", "pack");
 const COLUMN_SUMS: Kernel = Kernel::new("matmul", "column_sums");
 
-/// How a matrix lies in a group: elements from a row to the next, and from a column to the next.
+/// A matrix of every group and how it lies: element (row, column) of group g is at
+/// `g / inner * outer + g % inner * inner_stride + row * row_stride + column * col_stride`.
 #[derive(Clone, Copy)]
-struct Strides {
+struct Matrix {
+    tensor: Tensor,
     row: usize,
     col: usize,
+    outer: usize,
+    inner_stride: usize,
+    inner: usize,
+}
+
+impl Matrix {
+    /// Groups of `rows` x `cols` elements one after the other or, with `inner` over 1, `inner` groups whose rows
+    /// take turns: [groups / inner, rows, inner, cols].
+    fn new(tensor: Tensor, rows: usize, cols: usize, inner: usize) -> Self {
+        Matrix { tensor, row: inner * cols, col: 1, outer: rows * inner * cols, inner_stride: cols, inner }
+    }
+
+    fn transposed(self) -> Self {
+        Matrix { row: self.col, col: self.row, ..self }
+    }
+
+    /// What a launch over `range` of `groups` groups binds, and the words that say how it lies. Groups whose rows
+    /// take turns are bound whole.
+    fn bind(&self, groups: usize, range: &std::ops::Range<usize>) -> (Arg, [u32; 8]) {
+        let (arg, first) = match self.inner {
+            1 => (part(self.tensor, groups, range), 0),
+            _ => (self.tensor.into(), range.start),
+        };
+        let words = [self.row, self.col, self.outer, self.inner_stride, self.inner, first, 0, 0];
+        (arg, words.map(|w| w as u32))
+    }
 }
 
 /// What happens to a product before it is stored; the numbers are the kernel's.
@@ -42,44 +70,38 @@ struct Size {
     k: usize,
 }
 
-/// B as panels: [groups, panels, k, lanes] of vec4.
-fn pack(t: &mut Tape, b: Tensor, strides: Strides, size: Size) -> Tensor {
+/// B (rows k, columns n) as panels: [groups, panels, k, lanes] of vec4.
+fn pack(t: &mut Tape, b: Matrix, size: Size) -> Tensor {
     let lanes = t.target.lanes as usize;
     let panels = size.n.div_ceil(4 * lanes);
     let packed = t.saved([size.groups, panels, size.k, 4 * lanes]);
-    for groups in windows(t, size.groups, &[b.elems(), packed.elems()]) {
+    for groups in windows(t, size.groups, &[b.tensor, packed]) {
         let total = groups.len() * panels * size.k * lanes;
-        let args = [part(b, size.groups, &groups), part(packed, size.groups, &groups)];
-        let words = words![size.n, size.k, strides.row, strides.col, size.n * size.k, panels, total];
-        t.launch(PACK, total.div_ceil(64) as u64, &args, words).constant("LANES", lanes as u32);
+        let (source, lie) = b.bind(size.groups, &groups);
+        let mut words = words![size.n, size.k, panels, total].to_vec();
+        words.extend(lie);
+        let args = [source, part(packed, size.groups, &groups)];
+        t.launch(PACK, total.div_ceil(64) as u64, &args, &words).constant("LANES", lanes as u32);
     }
     packed
 }
 
 /// Ranges of groups whose share of every tensor fits one binding.
-fn windows(t: &Tape, groups: usize, elems: &[usize]) -> Vec<std::ops::Range<usize>> {
-    let largest = elems.iter().max().copied().unwrap_or(0) as u64 * 4;
+fn windows(t: &Tape, groups: usize, tensors: &[Tensor]) -> Vec<std::ops::Range<usize>> {
+    let largest = tensors.iter().map(Tensor::elems).max().unwrap_or(0) as u64 * 4;
     let count = largest.div_ceil(t.target.max_binding).clamp(1, groups as u64) as usize;
     let step = groups.div_ceil(count);
     (0..groups).step_by(step).map(|g| g..(g + step).min(groups)).collect()
 }
 
-/// The share of some groups of a tensor.
+/// The share of some groups of a tensor whose groups lie one after the other.
 fn part(x: Tensor, groups: usize, range: &std::ops::Range<usize>) -> Arg {
     let each = x.elems() / groups;
     x.window(range.start * each, range.len() * each)
 }
 
-fn product(
-    t: &mut Tape,
-    size: Size,
-    a: Tensor,
-    a_strides: Strides,
-    packed: Tensor,
-    bias: Option<Tensor>,
-    c: Tensor,
-    epilogue: Epilogue,
-) {
+/// C = A B with B packed; `c` and what the epilogue names lie alike.
+fn product(t: &mut Tape, size: Size, a: Matrix, packed: Tensor, bias: Option<Tensor>, c: Matrix, epilogue: Epilogue) {
     let Size { groups: all, m, n, k } = size;
     let lanes = t.target.lanes as usize;
     let (panels, row_blocks) = (n.div_ceil(4 * lanes), m.div_ceil(ROWS as usize));
@@ -89,111 +111,122 @@ fn product(
         Epilogue::Gelu(x) => (2, false, Some(x)),
         Epilogue::GeluGrad(x) => (3, false, Some(x)),
     };
-    // Bindings a plain product does not look at still need a buffer.
+    // A binding that a plain product does not look at still needs a buffer.
     let unused = t.saved([64]);
-    for groups in windows(t, all, &[a.elems(), packed.elems(), c.elems()]) {
+    for groups in windows(t, all, &[a.tensor, packed, c.tensor]) {
+        let ((a_arg, a_lie), (c_arg, c_lie)) = (a.bind(all, &groups), c.bind(all, &groups));
         let args = [
-            part(a, all, &groups),
+            a_arg,
             part(packed, all, &groups),
-            bias.map_or(part(packed, all, &groups), |b| part(b, all, &groups)),
-            part(c, all, &groups),
-            extra.map_or(unused.into(), |x| part(x, all, &groups)),
+            part(bias.unwrap_or(packed), all, &groups),
+            c_arg,
+            extra.map_or(unused.into(), |x| Matrix { tensor: x, ..c }.bind(all, &groups).0),
         ];
-        let words = words![
-            m,
-            n,
-            k,
-            a_strides.row,
-            a_strides.col,
-            m * k,
-            row_blocks,
-            panels,
-            groups.len(),
-            accumulate,
-            bias.is_some(),
-        ];
-        t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, words)
+        let mut words = words![m, n, k, row_blocks, panels, groups.len(), accumulate, bias.is_some()].to_vec();
+        words.extend(a_lie);
+        words.extend(c_lie);
+        t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
             .constant("LANES", lanes as u32)
             .constant("EPILOGUE", code)
             .flops(2.0 * (groups.len() * m) as f64 * (n * k) as f64);
     }
 }
 
-/// Gradients of `y[g] = x[g] w[g]^T + b[g]` but that of x: `dw[g] = dy[g]^T x[g]`, `db[g] = sum of rows of dy[g]`.
-fn weight_grads(t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, dy: Tensor, [g, m, n, k]: [usize; 4]) {
-    if let Some(dw) = t.grad_out(w) {
-        let size = Size { groups: g, m: n, n: k, k: m };
-        let packed = pack(t, x, Strides { row: k, col: 1 }, size);
-        let plain = Epilogue::Plain { accumulate: dw.accumulate };
-        product(t, size, dy, Strides { row: 1, col: n }, packed, None, dw.tensor, plain);
+/// The sizes of a layer, `y[g] = x[g] w[g]^T + b[g]` with x [m, k] and w [n, k], and whether the rows of x and of y
+/// take turns among `inner` groups.
+#[derive(Clone, Copy)]
+struct Layer {
+    groups: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    x_inner: usize,
+    y_inner: usize,
+}
+
+impl Layer {
+    fn x(&self, x: Tensor) -> Matrix {
+        Matrix::new(x, self.m, self.k, self.x_inner)
     }
-    if let Some(b) = b
-        && let Some(db) = t.grad_out(b)
-    {
-        let lanes = t.target.lanes;
-        let blocks = n.div_ceil(lanes as usize);
-        for groups in windows(t, g, &[dy.elems()]) {
-            let args = [part(dy, g, &groups), part(db.tensor, g, &groups)];
-            t.launch(
-                COLUMN_SUMS,
-                (groups.len() * blocks) as u64,
-                &args,
-                words![m, n, groups.len(), blocks, db.accumulate],
-            )
-            .constant("LANES", lanes);
+
+    fn y(&self, y: Tensor) -> Matrix {
+        Matrix::new(y, self.m, self.n, self.y_inner)
+    }
+
+    fn w(&self, w: Tensor) -> Matrix {
+        Matrix::new(w, self.n, self.k, 1)
+    }
+
+    /// `y = x w^T + b`.
+    fn forward(&self, t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, y: Tensor, epilogue: Epilogue) {
+        let size = Size { groups: self.groups, m: self.m, n: self.n, k: self.k };
+        let packed = pack(t, self.w(w).transposed(), size);
+        product(t, size, self.x(x), packed, b, self.y(y), epilogue);
+    }
+
+    /// `dx = dy w`.
+    fn input_grad(&self, t: &mut Tape, dy: Tensor, w: Tensor, dx: Tensor, epilogue: Epilogue) {
+        let size = Size { groups: self.groups, m: self.m, n: self.k, k: self.n };
+        let packed = pack(t, self.w(w), size);
+        product(t, size, self.y(dy), packed, None, self.x(dx), epilogue);
+    }
+
+    /// `dw = dy^T x`, `db` = sum of the rows of dy.
+    fn weight_grads(&self, t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, dy: Tensor) {
+        let g = self.groups;
+        if let Some(dw) = t.grad_out(w) {
+            let size = Size { groups: g, m: self.n, n: self.k, k: self.m };
+            let packed = pack(t, self.x(x), size);
+            let plain = Epilogue::Plain { accumulate: dw.accumulate };
+            product(t, size, self.y(dy).transposed(), packed, None, self.w(dw.tensor), plain);
+        }
+        if let Some(db) = b.and_then(|b| t.grad_out(b)) {
+            let lanes = t.target.lanes;
+            let blocks = self.n.div_ceil(lanes as usize);
+            for groups in windows(t, g, &[dy]) {
+                let (terms, lie) = self.y(dy).bind(g, &groups);
+                let mut words = words![self.m, self.n, groups.len(), blocks, db.accumulate, 0u32, 0u32, 0u32].to_vec();
+                words.extend(lie);
+                let args = [terms, part(db.tensor, g, &groups)];
+                t.launch(COLUMN_SUMS, (groups.len() * blocks) as u64, &args, &words).constant("LANES", lanes);
+            }
         }
     }
 }
 
-/// Checks `w` [g, n, k] and `b` [g, n] against `x` [g, m, k]; gives [g, m, n, k].
-fn check(what: &str, x: Tensor, w: Tensor, b: Option<Tensor>) -> Result<[usize; 4]> {
-    let [g, m, k] = x.dims(&format!("{what}: x"))?;
-    let [_, n, _] = w.dims(&format!("{what}: w"))?;
-    w.expect(&format!("{what}: w"), [g, n, k])?;
-    if let Some(b) = b {
-        b.expect(&format!("{what}: b"), [g, n])?;
+/// Checks `w` [g inner, n, k] and `b` [g inner, n] against `x` [g, m, inner k].
+fn check(what: &str, x: Tensor, w: Tensor, b: Option<Tensor>, inner: usize) -> Result<Layer> {
+    let [g, m, wide] = x.dims(&format!("{what}: x"))?;
+    let [groups, n, k] = w.dims(&format!("{what}: w"))?;
+    if groups != g * inner || wide != inner * k {
+        bail!("{what}: w {:?} does not fit x {:?} of {inner} interleaved groups", w.shape(), x.shape());
     }
-    Ok([g, m, n, k])
-}
-
-/// `x[g] w[g]^T` with w [n, k] as a checkpoint holds it.
-fn forward(t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, y: Tensor, [g, m, n, k]: [usize; 4], e: Epilogue) {
-    let size = Size { groups: g, m, n, k };
-    let packed = pack(t, w, Strides { row: 1, col: k }, size);
-    product(t, size, x, Strides { row: k, col: 1 }, packed, b, y, e);
-}
-
-/// `dx[g] = dy[g] w[g]`.
-fn input_grad(t: &mut Tape, dy: Tensor, w: Tensor, dx: Tensor, [g, m, n, k]: [usize; 4], e: Epilogue) {
-    let size = Size { groups: g, m, n: k, k: n };
-    let packed = pack(t, w, Strides { row: k, col: 1 }, size);
-    product(t, size, dy, Strides { row: n, col: 1 }, packed, None, dx, e);
+    if let Some(b) = b {
+        b.expect(&format!("{what}: b"), [groups, n])?;
+    }
+    Ok(Layer { groups, m, n, k, x_inner: inner, y_inner: inner })
 }
 
 /// Linear layer of `g` groups: `x` [g, m, k], `w` [g, n, k], `b` [g, n] -> `residual + x w^T + b` [g, m, n].
+/// The residual must be another value than `x`.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear(t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, residual: Option<Tensor>) -> Result<Tensor> {
-    let dims = check("linear", x, w, b)?;
-    let [g, m, n, _] = dims;
+    let layer = check("linear", x, w, b, 1)?;
     let mut from = vec![x, w];
     from.extend(residual);
-    let y = t.value([g, m, n], &from);
-    let epilogue = match residual {
-        Some(r) => {
-            r.expect("linear: residual", y.shape())?;
-            Epilogue::Residual(r)
-        }
-        None => Epilogue::Plain { accumulate: false },
-    };
-    forward(t, x, w, b, y, dims, epilogue);
+    let y = t.value([layer.groups, layer.m, layer.n], &from);
+    if let Some(r) = residual {
+        r.expect("linear: residual", y.shape())?;
+    }
+    layer.forward(t, x, w, b, y, residual.map_or(Epilogue::Plain { accumulate: false }, Epilogue::Residual));
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(dx) = t.grad_out(x) {
-            input_grad(t, dy, w, dx.tensor, dims, Epilogue::Plain { accumulate: dx.accumulate });
+            layer.input_grad(t, dy, w, dx.tensor, Epilogue::Plain { accumulate: dx.accumulate });
         }
-        weight_grads(t, x, w, b, dy, dims);
+        layer.weight_grads(t, x, w, b, dy);
         pass_residual(t, y, residual)
     });
     Ok(y)
@@ -219,29 +252,34 @@ pub struct Mlp {
     pub b2: Tensor,
 }
 
-/// `residual + GELU(x w1^T + b1) w2^T + b2`: `x` [g, m, k] -> [g, m, n]. GELU is exact and costs no pass of its own.
+/// `residual + GELU(x w1^T + b1) w2^T + b2` for `g * experts` perceptrons: `x` [g, m, experts k] holds each expert's
+/// rows side by side -> [g, m, experts n]. GELU is exact and costs no pass of its own. The residual must be another
+/// value than `x`.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn mlp(t: &mut Tape, x: Tensor, p: Mlp, residual: Option<Tensor>) -> Result<Tensor> {
-    let dims1 = check("mlp fc1", x, p.w1, Some(p.b1))?;
-    let [g, m, h, _] = dims1;
-    let before = t.saved([g, m, h]);
-    let hidden = t.value([g, m, h], &[x, p.w1]);
-    let dims2 = check("mlp fc2", hidden, p.w2, Some(p.b2))?;
-    let y = t.value([g, m, dims2[2]], &[hidden]);
+pub fn mlp(t: &mut Tape, x: Tensor, p: Mlp, experts: usize, residual: Option<Tensor>) -> Result<Tensor> {
+    let first = Layer { y_inner: 1, ..check("mlp fc1", x, p.w1, Some(p.b1), experts)? };
+    let Layer { groups, m, n: h, .. } = first;
+    let before = t.saved([groups, m, h]);
+    let hidden = t.value([groups, m, h], &[x, p.w1]);
+    let second = Layer { y_inner: experts, ..check("mlp fc2", hidden, p.w2, Some(p.b2), 1)? };
+    let y = t.value([groups / experts, m, experts * second.n], &[hidden]);
+    if let Some(r) = residual {
+        r.expect("mlp: residual", y.shape())?;
+    }
     let epilogue = residual.map_or(Epilogue::Plain { accumulate: false }, Epilogue::Residual);
-    forward(t, x, p.w1, Some(p.b1), hidden, dims1, Epilogue::Gelu(before));
-    forward(t, hidden, p.w2, Some(p.b2), y, dims2, epilogue);
+    first.forward(t, x, p.w1, Some(p.b1), hidden, Epilogue::Gelu(before));
+    second.forward(t, hidden, p.w2, Some(p.b2), y, epilogue);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
-        weight_grads(t, hidden, p.w2, Some(p.b2), dy, dims2);
-        let dbefore = t.saved([g, m, h]);
-        input_grad(t, dy, p.w2, dbefore, dims2, Epilogue::GeluGrad(before));
+        second.weight_grads(t, hidden, p.w2, Some(p.b2), dy);
+        let dbefore = t.saved([groups, m, h]);
+        second.input_grad(t, dy, p.w2, dbefore, Epilogue::GeluGrad(before));
         if let Some(dx) = t.grad_out(x) {
-            input_grad(t, dbefore, p.w1, dx.tensor, dims1, Epilogue::Plain { accumulate: dx.accumulate });
+            first.input_grad(t, dbefore, p.w1, dx.tensor, Epilogue::Plain { accumulate: dx.accumulate });
         }
-        weight_grads(t, x, p.w1, Some(p.b1), dbefore, dims1);
+        first.weight_grads(t, x, p.w1, Some(p.b1), dbefore);
         pass_residual(t, y, residual)
     });
     Ok(y)
