@@ -4,10 +4,17 @@
 //! prefetches them into batches. Pixels travel in physical units (decibels, digital numbers) and are normalised on the GPU.
 
 pub mod cache;
+pub mod export;
 pub mod geo;
+#[cfg(feature = "gdal")]
+pub mod geotiff;
 pub mod loader;
 pub mod normalisation;
+#[cfg(feature = "parquet")]
+pub mod parquet;
+pub mod picture;
 pub mod random;
+pub mod stats;
 pub mod synth;
 
 use std::collections::BTreeMap;
@@ -219,22 +226,37 @@ impl<S: PairSource> ImageSource for Half<S> {
     }
 }
 
+/// What may be said about an archive that its files do not say.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OpenOptions {
+    /// Side of a tile; None takes 120, or the smallest scene's side if that is less.
+    pub tile_px: Option<usize>,
+    /// Names of the bands in S1 files, in their order, for files that name them wrongly or not.
+    pub s1_bands: Option<Vec<String>>,
+    /// The same for S2 files.
+    pub s2_bands: Option<Vec<String>>,
+}
+
 /// Opens pairs: `synth:PAIRS[:SEED]` (procedural, in memory) or a folder of co-registered GeoTIFFs.
-/// `tile_px` = None takes 120, or the smallest scene's side if that is less.
 pub fn open(spec: &str, tile_px: Option<usize>) -> Result<Box<dyn PairSource>> {
-    check_tile_px(tile_px)?;
+    open_with(spec, &OpenOptions { tile_px, ..Default::default() })
+}
+
+/// [`open`], with more said about the archive.
+pub fn open_with(spec: &str, options: &OpenOptions) -> Result<Box<dyn PairSource>> {
+    check_tile_px(options.tile_px)?;
     match spec.strip_prefix("synth:") {
-        Some(rest) => Ok(Box::new(synth::Synth::parse(rest, tile_px)?)),
-        None => open_folder(spec, tile_px),
+        Some(rest) => Ok(Box::new(synth::Synth::parse(rest, options.tile_px)?)),
+        None => open_folder(spec, options),
     }
 }
 
 /// Opens tiles of one sensor: what [`open`] takes, or a folder of that sensor's images alone, or one GeoTIFF.
-pub fn open_images(spec: &str, sensor: Sensor, tile_px: Option<usize>) -> Result<Box<dyn ImageSource>> {
-    check_tile_px(tile_px)?;
+pub fn open_images(spec: &str, sensor: Sensor, options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
+    check_tile_px(options.tile_px)?;
     match spec.strip_prefix("synth:") {
-        Some(rest) => Ok(Box::new(Half(synth::Synth::parse(rest, tile_px)?, sensor))),
-        None => open_one_sensor(spec, sensor, tile_px),
+        Some(rest) => Ok(Box::new(Half(synth::Synth::parse(rest, options.tile_px)?, sensor))),
+        None => open_one_sensor(spec, sensor, options),
     }
 }
 
@@ -247,14 +269,27 @@ fn check_tile_px(tile_px: Option<usize>) -> Result<()> {
     }
 }
 
-fn open_folder(spec: &str, _: Option<usize>) -> Result<Box<dyn PairSource>> {
+#[cfg(feature = "gdal")]
+fn open_folder(spec: &str, options: &OpenOptions) -> Result<Box<dyn PairSource>> {
+    Ok(Box::new(geotiff::Pairs::open(spec.as_ref(), options)?))
+}
+
+#[cfg(feature = "gdal")]
+fn open_one_sensor(spec: &str, sensor: Sensor, options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
+    Ok(Box::new(geotiff::Images::open(spec.as_ref(), sensor, options)?))
+}
+
+#[cfg(not(feature = "gdal"))]
+fn open_folder(spec: &str, _: &OpenOptions) -> Result<Box<dyn PairSource>> {
     Err(no_gdal(spec))
 }
 
-fn open_one_sensor(spec: &str, _: Sensor, _: Option<usize>) -> Result<Box<dyn ImageSource>> {
+#[cfg(not(feature = "gdal"))]
+fn open_one_sensor(spec: &str, _: Sensor, _: &OpenOptions) -> Result<Box<dyn ImageSource>> {
     Err(no_gdal(spec))
 }
 
+#[cfg(not(feature = "gdal"))]
 fn no_gdal(spec: &str) -> Error {
     Error::new(spec, "this build reads no GeoTIFFs", "build with --features gdal, or use synth:PAIRS")
 }

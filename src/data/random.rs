@@ -9,7 +9,7 @@ pub fn mix(x: u64) -> u64 {
 
 /// Hash of a key and one coordinate; chain calls for more.
 pub fn hash(key: u64, coordinate: u64) -> u64 {
-    mix(key.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xff51_afd7_ed55_8ccd) ^ mix(coordinate.wrapping_add(0x9e37_79b9_7f4a_7c15)))
+    mix(key.wrapping_add(coordinate.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
 
 /// Maps a hash to [0, 1).

@@ -3,51 +3,48 @@
 use super::spectra::*;
 use crate::data::random::{Stream, hash, unit};
 
-/// Smooth value noise in [-1, 1] with features of about one unit.
-fn noise(key: u64, x: f32, y: f32) -> f32 {
-    let (x0, y0) = (x.floor(), y.floor());
-    let ease = |t: f32| t * t * (3.0 - 2.0 * t);
-    let (tx, ty) = (ease(x - x0), ease(y - y0));
-    let at = |dx: i32, dy: i32| unit(hash(key, lattice(x0 as i32 + dx, y0 as i32 + dy)));
-    let top = at(0, 0) + tx * (at(1, 0) - at(0, 0));
-    let bottom = at(0, 1) + tx * (at(1, 1) - at(0, 1));
-    2.0 * (top + ty * (bottom - top)) - 1.0
-}
-
-/// Noise of several scales, each half as wide and half as strong as the one before; within [-1, 1].
-fn octaves(key: u64, x: f32, y: f32, count: u64) -> f32 {
-    let (mut sum, mut weight, mut scale) = (0.0, 1.0, 1.0);
-    for octave in 0..count {
-        sum += weight * noise(hash(key, octave), x * scale, y * scale);
-        (weight, scale) = (weight * 0.5, scale * 2.0);
+/// Smooth value noise over a tile in [-1, 1]: features of `width` pixels, then of half the width and half the strength, ...
+fn field(key: u64, px: usize, width: f32, octaves: u32) -> Vec<f32> {
+    let mut sum = vec![0.0; px * px];
+    let whole = 2.0 - 0.5f32.powi(octaves as i32 - 1);
+    for octave in 0..octaves {
+        let (key, step, weight) = (hash(key, octave as u64), 2f32.powi(octave as i32) / width, 0.5f32.powi(octave as i32) / whole);
+        let knots = ((px - 1) as f32 * step) as usize + 2;
+        let knot = |k: usize| 2.0 * unit(hash(key, lattice((k % knots) as i32, (k / knots) as i32))) - 1.0;
+        let values: Vec<f32> = (0..knots * knots).map(knot).collect();
+        let ticks: Vec<(usize, f32)> = (0..px)
+            .map(|i| {
+                let (k, t) = ((i as f32 * step) as usize, (i as f32 * step).fract());
+                (k, t * t * (3.0 - 2.0 * t))
+            })
+            .collect();
+        for (row, (j, ty)) in sum.chunks_exact_mut(px).zip(&ticks) {
+            let (above, below) = (&values[j * knots..(j + 1) * knots], &values[(j + 1) * knots..(j + 2) * knots]);
+            for (out, (k, tx)) in row.iter_mut().zip(&ticks) {
+                let top = above[*k] + tx * (above[k + 1] - above[*k]);
+                let bottom = below[*k] + tx * (below[k + 1] - below[*k]);
+                *out += weight * (top + ty * (bottom - top));
+            }
+        }
     }
-    sum / (2.0 - 2.0 * weight)
+    sum
 }
 
 fn lattice(x: i32, y: i32) -> u64 {
     (x as u32 as u64) << 32 | y as u32 as u64
 }
 
-/// Keys of the independent fields of one scene.
-struct Fields {
-    warp_x: u64,
-    warp_y: u64,
-    regions: u64,
-    river: u64,
-    texture: u64,
-    moisture: u64,
-    clumps: u64,
-}
-
 /// The land of one tile.
 pub struct Land {
     px: usize,
-    fields: Fields,
     climate: &'static Climate,
     /// Class of each pixel.
     pub classes: Vec<u8>,
     /// Region of each pixel, as a hash: what is constant within a region derives from it.
     regions: Vec<u64>,
+    texture: Vec<f32>,
+    moisture: Vec<f32>,
+    clumps: Vec<f32>,
 }
 
 /// What covers one pixel.
@@ -63,46 +60,28 @@ pub struct Cover {
 impl Land {
     /// Draws a tile of `px` pixels whose most frequent class is `class`.
     pub fn new(mut scene: Stream, class: u8, climate: &'static Climate, px: usize) -> Self {
-        let mut key = || scene.bits();
-        let fields = Fields { warp_x: key(), warp_y: key(), regions: key(), river: key(), texture: key(), moisture: key(), clumps: key() };
-        let mut land = Self { px, fields, climate, classes: vec![u8::MAX; px * px], regions: Vec::with_capacity(px * px) };
-        let size = scene.range(22.0, 44.0);
-        for i in 0..px * px {
-            let region = land.region((i % px) as f32, (i / px) as f32, size);
-            land.regions.push(region);
-        }
+        let mut noise = |width, octaves| field(scene.bits(), px, width, octaves);
+        let (texture, moisture, clumps) = (noise(5.0, 3), noise(45.0, 2), noise(11.0, 3));
+        let (bend_x, bend_y, river) = (noise(30.0, 3), noise(30.0, 3), noise(75.0, 3));
+        let (size, key) = (scene.range(22.0, 44.0), scene.bits());
+        // Voronoi cells whose borders are bent by noise.
+        let bend = 0.45;
+        let regions = (0..px * px)
+            .map(|i| region(key, (i % px) as f32 / size + bend * bend_x[i], (i / px) as f32 / size + bend * bend_y[i]))
+            .collect();
+        let mut land = Self { px, climate, classes: vec![u8::MAX; px * px], regions, texture, moisture, clumps };
         if class != WATER && scene.unit() < 0.4 {
-            land.carve_river(scene.range(-0.2, 0.2), scene.range(0.025, 0.07));
+            let (level, width) = (scene.range(-0.2, 0.2), scene.range(0.025, 0.07));
+            land.carve(river.iter().map(|height| (height - level).abs() < width));
         }
         land.assign(class, scene);
         land
     }
 
-    /// Voronoi cells whose borders are bent by noise.
-    fn region(&self, x: f32, y: f32, size: f32) -> u64 {
-        let bend = 0.45;
-        let wx = x / size + bend * octaves(self.fields.warp_x, x / 30.0, y / 30.0, 3);
-        let wy = y / size + bend * octaves(self.fields.warp_y, x / 30.0, y / 30.0, 3);
-        let (cx, cy) = (wx.floor() as i32, wy.floor() as i32);
-        let mut best = (f32::INFINITY, 0);
-        for (dx, dy) in (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| (dx, dy))) {
-            let cell = hash(self.fields.regions, lattice(cx + dx, cy + dy));
-            let (sx, sy) = ((cx + dx) as f32 + unit(cell), (cy + dy) as f32 + unit(cell.rotate_left(24)));
-            let distance = (sx - wx).powi(2) + (sy - wy).powi(2);
-            if distance < best.0 {
-                best = (distance, cell);
-            }
-        }
-        best.1
-    }
-
-    /// Water along a level line of smooth noise, unless it would fill the tile.
-    fn carve_river(&mut self, level: f32, width: f32) {
-        let px = self.px;
-        let wet = |i: usize| (octaves(self.fields.river, (i % px) as f32 / 75.0, (i / px) as f32 / 75.0, 3) - level).abs() < width;
-        let bed: Vec<usize> = (0..px * px).filter(|&i| wet(i)).collect();
-        if bed.len() * 4 < px * px {
-            bed.iter().for_each(|&i| self.classes[i] = WATER);
+    /// Fills a river's bed, unless it would fill the tile.
+    fn carve(&mut self, bed: impl Iterator<Item = bool> + Clone) {
+        if bed.clone().filter(|wet| *wet).count() * 4 < self.px * self.px {
+            self.classes.iter_mut().zip(bed).filter(|(_, wet)| *wet).for_each(|(class, _)| *class = WATER);
         }
     }
 
@@ -134,9 +113,7 @@ impl Land {
     pub fn cover(&self, i: usize) -> Cover {
         let (x, y) = ((i % self.px) as f32, (i / self.px) as f32);
         let (region, climate) = (self.regions[i], self.climate);
-        let fine = octaves(self.fields.texture, x / 5.0, y / 5.0, 3);
-        let moist = octaves(self.fields.moisture, x / 45.0, y / 45.0, 2);
-        let clump = octaves(self.fields.clumps, x / 11.0, y / 11.0, 3);
+        let (fine, moist, clump) = (self.texture[i], self.moisture[i], self.clumps[i]);
         let draw = |salt: u64| unit(hash(region, salt));
         let mut shares = [0.0; MEMBERS];
         let mut relief = fine;
@@ -225,6 +202,21 @@ impl Land {
         let snow = if climate.snow > 0.0 && class != WATER { open * (4.0 * (climate.snow - 0.5 + 0.6 * moist + 0.2 * clump)).clamp(0.0, 1.0) } else { 0.0 };
         Cover { shares, snow, relief }
     }
+}
+
+/// The cell of a jittered grid whose site is nearest.
+fn region(key: u64, x: f32, y: f32) -> u64 {
+    let (cx, cy) = (x.floor() as i32, y.floor() as i32);
+    let mut best = (f32::INFINITY, 0);
+    for (dx, dy) in (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| (dx, dy))) {
+        let cell = hash(key, lattice(cx + dx, cy + dy));
+        let (sx, sy) = ((cx + dx) as f32 + unit(cell), (cy + dy) as f32 + unit(cell.rotate_left(24)));
+        let distance = (sx - x) * (sx - x) + (sy - y) * (sy - y);
+        if distance < best.0 {
+            best = (distance, cell);
+        }
+    }
+    best.1
 }
 
 /// A rotated grid of rectangles: distance to the nearest edge in pixels, and a hash of the rectangle.

@@ -75,6 +75,32 @@ impl Synth {
     }
 }
 
+#[cfg(feature = "gdal")]
+impl Synth {
+    /// Writes the archive as GeoTIFFs: `S1/`, `S2/`, `MASK/` and `labels.csv`, the last when all images stand.
+    /// `done` hears of every pair written. Read back, the folder gives the same pairs.
+    pub fn write(&self, folder: &std::path::Path, done: impl Fn(usize) + Sync) -> Result<()> {
+        use super::geotiff::write::geotiff;
+        use rayon::prelude::*;
+        let write = |index: usize| -> Result<String> {
+            let pair = self.pair(index)?;
+            let file = |kind: &str| folder.join(kind).join(format!("{}.tif", pair.id));
+            let numbers: Vec<u16> = pair.s2.iter().map(|x| *x as u16).collect();
+            geotiff(&file("S1"), &super::S1_BANDS, self.px, &pair.s1, pair.geo.as_ref())?;
+            geotiff(&file("S2"), &S2_BANDS, self.px, &numbers, pair.geo.as_ref())?;
+            geotiff(&file("MASK"), &["class"], self.px, pair.mask.as_deref().unwrap_or_default(), pair.geo.as_ref())?;
+            done(index);
+            let label = pair.label.unwrap_or_default();
+            Ok(format!("{},{label},{}\n", pair.id, CLASSES[label as usize]))
+        };
+        let lines = (0..self.pairs).into_par_iter().map(write).collect::<Result<Vec<_>>>()?;
+        super::export::write_atomic(&folder.join("labels.csv"), |csv| {
+            csv.write_all(b"id,label,class\n")?;
+            lines.iter().try_for_each(|line| csv.write_all(line.as_bytes()))
+        })
+    }
+}
+
 // Coordinates that keep the streams of one seed apart.
 const BALANCE: u64 = 1;
 const PLACE: u64 = 2;
@@ -104,7 +130,7 @@ impl PairSource for Synth {
 /// What the two sensors record: decibels [2, px, px] and whole digital numbers [10, px, px].
 fn observe(land: &Land, mut view: Stream, px: usize) -> (Vec<f32>, Vec<f32>) {
     let plane = px * px;
-    let (sun, haze) = (view.range(0.88, 1.12), view.range(20.0, 130.0));
+    let (sun, haze) = (view.range(0.88, 1.12), view.range(10.0, 90.0));
     let looks = 4 + view.below(6) as u64;
     let (noise, speckle) = (view.bits(), view.bits());
     let power = |db: f32| 10f32.powf(db / 10.0);
@@ -116,15 +142,18 @@ fn observe(land: &Land, mut view: Stream, px: usize) -> (Vec<f32>, Vec<f32>) {
         let ground = 1.0 - cover.snow;
         // Higher canopies and rougher ground cast shade (darker) and scatter more (brighter to the radar).
         let shade = 1.0 - 0.16 * cover.relief;
-        for band in 0..S2_BANDS.len() {
-            let mixed: f32 = cover.shares.iter().zip(&END_MEMBERS).map(|(share, m)| share * m.s2[band]).sum();
-            s2[band * plane + i] = sun * shade * (ground * mixed + cover.snow * SNOW.s2[band]);
+        let mut spectrum = SNOW.s2.map(|value| value * cover.snow);
+        let mut echo = snow_echo.map(|value| value * cover.snow);
+        for ((share, member), member_echo) in cover.shares.iter().zip(&END_MEMBERS).zip(&echoes).filter(|((share, _), _)| **share > 0.0) {
+            spectrum.iter_mut().zip(member.s2).for_each(|(sum, value)| *sum += ground * share * value);
+            echo.iter_mut().zip(member_echo).for_each(|(sum, value)| *sum += ground * share * value);
         }
-        let rough = power(1.8 * cover.relief);
-        for pol in 0..2 {
-            let mixed: f32 = cover.shares.iter().zip(&echoes).map(|(share, echo)| share * echo[pol]).sum();
-            let echo = rough * (ground * mixed + cover.snow * snow_echo[pol]);
-            s1[pol * plane + i] = 10.0 * (echo * gamma(hash(speckle, (2 * i + pol) as u64), looks)).log10();
+        for (band, value) in spectrum.iter().enumerate() {
+            s2[band * plane + i] = sun * shade * value;
+        }
+        for (pol, value) in echo.iter().enumerate() {
+            let seen = value * gamma(hash(speckle, (2 * i + pol) as u64), looks);
+            s1[pol * plane + i] = 10.0 * seen.log10() + 1.8 * cover.relief;
         }
     }
     for (band, name) in S2_BANDS.iter().enumerate() {
@@ -139,7 +168,9 @@ fn observe(land: &Land, mut view: Stream, px: usize) -> (Vec<f32>, Vec<f32>) {
             // One draw for each pixel the sensor has: 2 x 2 of ours where it sees 20 m.
             let seen = if coarse { i / px / 2 * px + i % px / 2 } else { i };
             let grain = bell(hash(noise, (band * plane + seen) as u64));
-            *value = (*value + veil + grain * (12.0 + 0.012 * *value)).round().clamp(1.0, 16_000.0);
+            let read = *value + veil + grain * (12.0 + 0.012 * *value);
+            // Whole numbers above 0, which marks missing pixels.
+            *value = (read.clamp(1.0, 16_000.0) + 0.5) as u16 as f32;
         }
     }
     (s1, s2)

@@ -37,7 +37,6 @@ pub const TURBID: usize = 7;
 pub const STONE: usize = 8;
 pub const ROOF: usize = 9;
 
-//                                            B02     B03     B04     B08     B05     B06     B07     B11     B12     B8A           VV     VH
 const fn member(s2: [f32; 10], s1: [f32; 2]) -> EndMember {
     EndMember { s2, s1 }
 }
