@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Error, Result};
 
 /// Writes a file through `fill`: temporary file beside it, fsync, rename, fsync of the folder. A failure leaves the old file.
-pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut (dyn Write + Send)) -> io::Result<()>) -> Result<()> {
     replace(path, |part| {
         let write = || -> io::Result<()> {
             let mut file = BufWriter::new(File::create(part)?);

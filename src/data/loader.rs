@@ -138,6 +138,10 @@ impl Loader {
             let found = format!("{} pairs leave none for {part}", source.len());
             return Err(Error::new(&source.describe().name, found, "bring more pairs or change the validation share"));
         }
+        if cursor.position >= members.len() as u64 {
+            let problem = format!("the run stopped at pair {} of an epoch, this archive has {}", cursor.position, members.len());
+            return Err(Error::new(&source.describe().name, problem, "resume with the archive, split and seed the run began with"));
+        }
         let source = Cached::within(source, config.cache_bytes);
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -328,6 +332,13 @@ mod tests {
             let mut after = loader(21, other, serde_json::from_str(&saved).unwrap());
             assert!(batches[cut..].iter().all(|b| *b == after.next_batch().unwrap()), "cut {cut}");
         }
+    }
+
+    #[test]
+    fn another_archive_than_the_cursors_is_refused() {
+        let cursor = Cursor { epoch: 3, position: 40 };
+        let error = Loader::new(Arc::new(Synth::new(21, 1, 8)), small(4), cursor).err().unwrap().to_string();
+        assert!(error.contains("resume with the archive"), "{error}");
     }
 
     #[test]

@@ -29,6 +29,8 @@ impl BandStats {
         Self { bands: bands.iter().map(|b| b.to_string()).collect(), mean: mean.into(), std: std.into() }
     }
 
+    // Digits as published, some beyond what a float holds.
+    #[allow(clippy::excessive_precision)]
     /// Statistics of BigEarthNet v2 at 120 px, as published with the base model.
     pub fn default_of(sensor: Sensor) -> Self {
         match sensor {

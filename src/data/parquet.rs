@@ -30,7 +30,7 @@ pub fn embeddings(path: &Path, ids: &[String], values: &[f32], columns: usize, p
     write_atomic(path, |file| write(file, ids, values, columns, located.then_some(&outlines[..])).map_err(io::Error::other))
 }
 
-fn write(file: &mut dyn Write, ids: &[String], values: &[f32], columns: usize, outlines: Option<&[Option<Vec<u8>>]>) -> std::result::Result<(), ParquetError> {
+fn write(file: &mut (dyn Write + Send), ids: &[String], values: &[f32], columns: usize, outlines: Option<&[Option<Vec<u8>>]>) -> std::result::Result<(), ParquetError> {
     let geometry = if outlines.is_some() { "optional binary geometry;" } else { "" };
     let schema = format!(
         "message embeddings {{ required binary id (STRING);
@@ -46,7 +46,7 @@ fn write(file: &mut dyn Write, ids: &[String], values: &[f32], columns: usize, o
         .set_dictionary_enabled(false)
         .set_key_value_metadata(outlines.map(|_| vec![geo]))
         .build();
-    let mut writer = SerializedFileWriter::new(Send(file), Arc::new(parse_message_type(&schema)?), Arc::new(properties))?;
+    let mut writer = SerializedFileWriter::new(file, Arc::new(parse_message_type(&schema)?), Arc::new(properties))?;
     for start in (0..ids.len()).step_by(GROUP) {
         let rows = start..(start + GROUP).min(ids.len());
         let mut group = writer.next_row_group()?;
@@ -83,4 +83,40 @@ fn polygon(corners: [(f64, f64); 4]) -> Vec<u8> {
         wkb.extend(lat.to_le_bytes());
     }
     wkb
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::{Field, RowAccessor};
+
+    #[test]
+    fn rows_come_back_over_several_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.parquet");
+        let (rows, columns) = (GROUP + 3, 3);
+        let ids: Vec<String> = (0..rows).map(|i| format!("tile_{i}")).collect();
+        let values: Vec<f32> = (0..rows * columns).map(|i| i as f32 * 0.25).collect();
+        let geo = Geo::new([600_000.0, 10.0, 0.0, 5_000_000.0, 0.0, -10.0], "EPSG:32633", 120, 120);
+        let places: Vec<Option<Geo>> = (0..rows).map(|i| (i % 2 == 0).then(|| geo.clone())).collect();
+        embeddings(&path, &ids, &values, columns, &places).unwrap();
+        let reader = SerializedFileReader::new(std::fs::File::open(&path).unwrap()).unwrap();
+        assert_eq!(reader.num_row_groups(), 2);
+        for (index, row) in reader.get_row_iter(None).unwrap().enumerate() {
+            let row = row.unwrap();
+            assert_eq!(*row.get_string(0).unwrap(), ids[index]);
+            let list: Vec<Field> = row.get_list(1).unwrap().elements().to_vec();
+            let want: Vec<Field> = values[index * columns..(index + 1) * columns].iter().map(|x| Field::Float(*x)).collect();
+            assert_eq!(list, want);
+            // 1 byte of order, type, rings, points, and five pairs of doubles.
+            assert_eq!(row.get_bytes(2).map_or(0, |wkb| wkb.data().len()), if index % 2 == 0 { 93 } else { 0 });
+        }
+        let metadata = reader.metadata().file_metadata().key_value_metadata().unwrap();
+        assert!(metadata.iter().any(|kv| kv.key == "geo" && kv.value.as_ref().unwrap().contains("WKB")));
+        embeddings(&path, &ids[..2], &values[..6], 3, &[None, None]).unwrap();
+        let plain = SerializedFileReader::new(std::fs::File::open(&path).unwrap()).unwrap();
+        assert_eq!(plain.metadata().file_metadata().schema_descr().num_columns(), 2);
+        assert!(embeddings(&path, &ids[..2], &values[..5], 3, &[None, None]).is_err());
+    }
 }

@@ -157,7 +157,7 @@ impl Archive {
             if outcomes.is_empty() {
                 *report.dropped.entry(format!("scenes smaller than {px} px")).or_default() += 1;
             }
-            for ((col, row), outcome) in outcomes {
+            for ((row, col), outcome) in outcomes {
                 match outcome {
                     Some(reason) => *report.dropped.entry(reason.into()).or_default() += 1,
                     None => tiles.push(Tile { scene: index as u32, col: col as u32, row: row as u32 }),
@@ -213,7 +213,7 @@ impl Archive {
     }
 }
 
-/// A tile's corner, and why it is dropped.
+/// A tile's first row and column, and why it is dropped.
 type Outcome = ((usize, usize), Option<&'static str>);
 
 impl Scene {
@@ -248,7 +248,7 @@ impl Scene {
     }
 }
 
-/// Unit of a scene's numbers; for each tile its corner, whether a pixel is missing, whether one is not above 0.
+/// Unit of a scene's numbers; for each tile its first row and column, whether a pixel is missing, whether one is not above 0.
 type Survey = (Unit, Vec<((usize, usize), bool, bool)>);
 
 fn survey(raster: &Raster, sensor: Sensor, px: usize) -> Result<Survey> {
@@ -274,7 +274,7 @@ fn survey(raster: &Raster, sensor: Sensor, px: usize) -> Result<Survey> {
                 }
             }
         }
-        tiles.extend((0..cols).map(|col| ((col * px, row * px), gaps[col], lows[col])));
+        tiles.extend((0..cols).map(|col| ((row * px, col * px), gaps[col], lows[col])));
     }
     let unit = match sensor {
         // Decibels of land and sea are nearly all negative; a few stray negatives do not make linear values decibels.

@@ -134,7 +134,7 @@ impl Raster {
             let problem = format!("{} bands {} missing, found {}", sensor.to_string().to_uppercase(), missing.join(" "), have.join(" "));
             return Err(Error::new(scene.path().display(), problem, format!("all of {} are needed", sensor.bands().join(" "))));
         }
-        Self::assemble(scene, &open_files, sensor.bands().iter().filter_map(|b| locate(b)).collect(), sensor == Sensor::S2, note)
+        Self::assemble(scene, &open_files, sensor.bands().iter().filter_map(locate).collect(), sensor == Sensor::S2, note)
     }
 
     /// Reads the header of a class map: its first band.
@@ -287,8 +287,9 @@ fn georeference(dataset: &Dataset) -> (Option<[f64; 6]>, String) {
     const NONE: [f64; 6] = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
     let transform = dataset.geo_transform().ok().filter(|t| *t != NONE);
     let crs = dataset.spatial_ref().ok().and_then(|mut srs| {
-        let _ = srs.auto_identify_epsg();
-        srs.authority().ok().filter(|a| a.starts_with("EPSG:")).or_else(|| srs.to_wkt().ok())
+        let code = |srs: &SpatialRef| srs.authority().ok().filter(|a| a.starts_with("EPSG:"));
+        // Identifying by parameters is slow: only for files that give no code.
+        code(&srs).or_else(|| srs.auto_identify_epsg().ok().and_then(|()| code(&srs))).or_else(|| srs.to_wkt().ok())
     });
     (transform, crs.unwrap_or_default())
 }

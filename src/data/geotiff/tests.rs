@@ -87,12 +87,16 @@ fn sen1floods11_as_it_lies() {
     let pairs = open(&root, None).unwrap();
     println!("{}", pairs.describe());
     assert_eq!(pairs.len(), 16);
-    let pair = pairs.pair(5).unwrap();
-    assert_eq!(pair.id, "Spain_7370579_1_1");
-    assert_eq!(pair.geo.unwrap().crs, "EPSG:4326");
+    let pair = pairs.pair(6).unwrap();
+    assert_eq!(pair.id, "Spain_7370579_1_2");
+    let (first, geo) = (pairs.pair(0).unwrap().geo.unwrap(), pair.geo.unwrap());
+    assert_eq!(geo.crs, "EPSG:4326");
+    // One tile down, two to the right.
+    let tile = 120.0 * geo.transform[1];
+    assert!((geo.bounds[0] - first.bounds[0] - 2.0 * tile).abs() < 1e-9 && (first.bounds[3] - geo.bounds[3] - tile).abs() < 1e-9);
     assert!(pair.mask.unwrap().iter().all(|c| [0, 1, NO_CLASS].contains(c)));
     assert!(pair.s1.iter().chain(&pair.s2).all(|x| x.is_finite()));
-    assert_eq!(pairs.group(5), 0);
+    assert_eq!(pairs.group(6), 0);
 }
 
 #[test]

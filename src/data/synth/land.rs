@@ -1,5 +1,7 @@
 //! The land under a procedural tile: noise, regions of one class, and what covers each pixel.
 
+use std::f32::consts::PI;
+
 use super::spectra::*;
 use crate::data::random::{Stream, hash, unit};
 
@@ -152,7 +154,7 @@ impl Land {
                 relief = 0.5 * fine;
             }
             CROPLAND => {
-                let (edge, field) = grid(x, y, draw(2) * 3.14, 14.0 + 10.0 * draw(3), 8.0 + 6.0 * draw(4), region);
+                let (edge, field) = grid(x, y, draw(2) * PI, 14.0 + 10.0 * draw(3), 8.0 + 6.0 * draw(4), region);
                 if edge < 1.0 {
                     herbs(&mut shares, 1.0);
                 } else {
@@ -165,7 +167,7 @@ impl Land {
                 }
             }
             BUILT_UP => {
-                let (edge, block) = grid(x, y, draw(2) * 3.14, 9.0 + 7.0 * draw(3), 7.0 + 5.0 * draw(4), region);
+                let (edge, block) = grid(x, y, draw(2) * PI, 9.0 + 7.0 * draw(3), 7.0 + 5.0 * draw(4), region);
                 if edge < 1.1 {
                     shares[STONE] = 1.0;
                 } else {
@@ -177,7 +179,7 @@ impl Land {
             }
             BARE => {
                 // Dunes and ridges across the region's wind.
-                let angle = draw(2) * 3.14;
+                let angle = draw(2) * PI;
                 let ridge = ((x * angle.cos() + y * angle.sin()) * 0.55 + 4.0 * clump).sin();
                 let stone = (0.3 * (1.0 - climate.sand) + 0.2 * clump).clamp(0.0, 1.0);
                 shares[STONE] = stone;
