@@ -1,1 +1,7 @@
-fn main(){}
+//! Every kernel against its f64 reference, on whatever adapter is here.
+
+mod harness;
+
+mod basic;
+mod matmul;
+mod portability;

@@ -1,1 +1,17 @@
-//! gpu
+//! The GPU: choosing a device, its limits, kernels, pipelines, buffers, timing and errors.
+//!
+//! Architecture Invariant: nothing here knows a model; "sensor" and "expert" never appear.
+
+mod buffer;
+mod device;
+mod error;
+mod kernel;
+mod pipeline;
+mod target;
+
+pub use buffer::{download, new_buffer, upload};
+pub use device::{AdapterChoice, Gpu, adapters, describe};
+pub use error::GpuError;
+pub use kernel::{Kernel, all_sources, source};
+pub use pipeline::{Binding, Pipeline};
+pub use target::{DeviceClass, Target};

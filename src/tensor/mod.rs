@@ -1,1 +1,15 @@
-//! tensor
+//! Tensors as handles, the tape that records a program, and the program that replays it.
+//!
+//! Architecture Invariant: nothing here knows a model; "sensor" and "expert" never appear.
+
+mod params;
+mod program;
+mod rng;
+mod shape;
+mod tape;
+
+pub use params::{Init, Names, ParamId, ParamStore, Params};
+pub use program::{MemoryPlan, Program};
+pub use rng::Rng;
+pub use shape::{Shape, Tensor};
+pub use tape::{Arg, External, GradOut, Launch, Tape, Word, Work};

@@ -1,0 +1,117 @@
+//! The kernels: WGSL files compiled into the program, with two small text features that keep each file valid
+//! WGSL as it lies.
+//!
+//! - `//@include NAME` pastes `kernels/include/NAME.wgsl`.
+//! - Lines between `//@repeat COUNT` and `//@end` are written for index 0 and repeated for 0..COUNT: a name's
+//!   suffix `_0` becomes `_i` and the literal `0u` becomes `iu`. `COUNT` is a number or a name the caller sets
+//!   (`ROWS`), so that one file gives every register block; `const ROWS` follows it.
+
+use std::fmt::Write;
+
+/// One entry point of one file of kernels/, with the constants that specialise it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    pub file: &'static str,
+    pub entry: &'static str,
+    /// Register rows a lane owns where the file says `//@repeat ROWS`; 0 where it does not.
+    pub rows: u32,
+}
+
+impl Kernel {
+    /// A kernel without a register block.
+    pub const fn new(file: &'static str, entry: &'static str) -> Self {
+        Kernel { file, entry, rows: 0 }
+    }
+
+    /// The same kernel with `rows` register rows.
+    pub const fn rows(self, rows: u32) -> Self {
+        Kernel { rows, ..self }
+    }
+}
+
+macro_rules! sources {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../kernels/", $name, ".wgsl")))),*]
+    };
+}
+
+/// Every kernel file by name.
+const SOURCES: &[(&str, &str)] = sources!["basic", "matmul"];
+
+const INCLUDES: &[(&str, &str)] = &[
+    ("gelu", include_str!("../../kernels/include/gelu.wgsl")),
+    ("grid", include_str!("../../kernels/include/grid.wgsl")),
+];
+
+/// Names and texts of all kernel files as they lie, for the portability tests.
+pub fn all_sources() -> impl Iterator<Item = &'static str> {
+    SOURCES.iter().map(|(name, _)| *name)
+}
+
+fn find(table: &[(&'static str, &'static str)], name: &str) -> &'static str {
+    match table.iter().find(|(n, _)| *n == name) {
+        Some((_, text)) => text,
+        None => unreachable!("no kernel file '{name}': names are literals in the ops"),
+    }
+}
+
+/// The WGSL of a file, expanded for `rows`.
+pub fn source(file: &str, rows: u32) -> String {
+    let mut out = String::new();
+    let mut block: Option<(u32, Vec<&str>)> = None;
+    for line in find(SOURCES, file).lines() {
+        let mark = line.trim_start();
+        if let Some(name) = mark.strip_prefix("//@include ") {
+            out.push_str(find(INCLUDES, name.trim()));
+        } else if let Some(count) = mark.strip_prefix("//@repeat ") {
+            let count = count.trim();
+            block = Some((count.parse().unwrap_or(rows.max(1)), Vec::new()));
+        } else if mark.starts_with("//@end") {
+            let (count, lines) = block.take().unwrap_or_default();
+            for i in 0..count {
+                for line in &lines {
+                    let _ = writeln!(out, "{}", numbered(line, i));
+                }
+            }
+        } else if mark.starts_with("const ROWS: u32") {
+            let _ = writeln!(out, "const ROWS: u32 = {}u;", rows.max(1));
+        } else if let Some((_, lines)) = &mut block {
+            lines.push(line);
+        } else {
+            let _ = writeln!(out, "{line}");
+        }
+    }
+    out
+}
+
+/// `acc_0 = f(0u)` -> `acc_3 = f(3u)`: only whole suffixes and whole literals change.
+fn numbered(line: &str, index: u32) -> String {
+    let bytes = line.as_bytes();
+    let word = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+    let mut out = String::with_capacity(line.len() + 4);
+    let mut i = 0;
+    while i < bytes.len() {
+        let rest = &bytes[i..];
+        if rest.starts_with(b"_0") && i > 0 && word(bytes.get(i - 1)) && !word(bytes.get(i + 2)) {
+            let _ = write!(out, "_{index}");
+            i += 2;
+        } else if rest.starts_with(b"0u") && !(i > 0 && word(bytes.get(i - 1))) && !word(bytes.get(i + 2)) {
+            let _ = write!(out, "{index}u");
+            i += 2;
+        } else {
+            out.push(bytes[i] as char);
+            i += 1;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbering_touches_whole_names_only() {
+        assert_eq!(numbered("let a_0 = x_01 + y[0u] + 10u + b_0;", 7), "let a_7 = x_01 + y[7u] + 10u + b_7;");
+    }
+}

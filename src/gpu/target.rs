@@ -1,0 +1,94 @@
+//! What a program is recorded for: the few numbers of a device that shape its launches. Plain data, so that
+//! recording, counting and planning need no GPU.
+
+use serde::Serialize;
+
+/// The kinds of device whose best kernels differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceClass {
+    /// A Vulkan driver that runs on the CPU (llvmpipe, SwiftShader).
+    Software,
+    /// A GPU, integrated or discrete.
+    Hardware,
+}
+
+/// The numbers of a device that ops look at while recording.
+#[derive(Clone, Debug, Serialize)]
+pub struct Target {
+    pub class: DeviceClass,
+    /// Largest storage binding in bytes.
+    pub max_binding: u64,
+    /// Largest number of workgroups in one grid dimension.
+    pub max_groups: u32,
+    /// Alignment in bytes of a binding's offset.
+    pub align: u64,
+    /// Invocations a workgroup of the register-blocked kernels has.
+    pub lanes: u32,
+    /// Use fused kernels; `false` records their unfused twins.
+    pub fuse: bool,
+}
+
+impl Default for Target {
+    /// The limits WebGPU guarantees, on a hardware device.
+    fn default() -> Self {
+        Target {
+            class: DeviceClass::Hardware,
+            max_binding: 128 << 20,
+            max_groups: 65_535,
+            align: 256,
+            lanes: 64,
+            fuse: true,
+        }
+    }
+}
+
+impl Target {
+    /// Reads the numbers off an adapter.
+    pub fn of(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Self {
+        let class = match info.device_type {
+            wgpu::DeviceType::Cpu => DeviceClass::Software,
+            _ => DeviceClass::Hardware,
+        };
+        Target {
+            class,
+            // Offsets inside kernels are 32-bit, so larger bindings would not be addressable.
+            max_binding: limits.max_storage_buffer_binding_size.min((1 << 31) - 4),
+            max_groups: limits.max_compute_workgroups_per_dimension,
+            align: u64::from(limits.min_storage_buffer_offset_alignment.max(16)),
+            lanes: match class {
+                DeviceClass::Software => 8,
+                DeviceClass::Hardware => 64,
+            },
+            fuse: true,
+        }
+    }
+
+    /// Splits `total` workgroups over a grid whose dimensions stay inside the limit: nearly square when one
+    /// dimension is not enough. Kernels linearise with `x + y * num_workgroups.x` and check the end.
+    pub fn grid(&self, total: u64) -> [u32; 3] {
+        let max = u64::from(self.max_groups);
+        if total <= max {
+            return [total as u32, 1, 1];
+        }
+        let rows = total.div_ceil(max);
+        let columns = total.div_ceil(rows);
+        [columns as u32, rows as u32, 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grids_cover_and_fit() {
+        let target = Target::default();
+        for total in [1, 7, 65_535, 65_536, 65_537, 1_000_003, 4_294_000_000] {
+            let [x, y, z] = target.grid(total);
+            assert!(x <= target.max_groups && y <= target.max_groups && z == 1);
+            assert!(u64::from(x) * u64::from(y) >= total, "{total}");
+            assert!(u64::from(x) * u64::from(y) < total + u64::from(x), "{total} wastes more than a row");
+        }
+    }
+}
