@@ -43,7 +43,13 @@ pub fn run(args: SynthArgs) -> anyhow::Result<()> {
         });
         println!("{report}");
     } else {
-        println!("{} pairs of {} px in {} classes under {}", args.pairs, args.tile_px, classes.len(), args.out.display());
+        println!(
+            "{} pairs of {} px in {} classes under {}",
+            args.pairs,
+            args.tile_px,
+            classes.len(),
+            args.out.display()
+        );
     }
     Ok(())
 }
@@ -51,5 +57,10 @@ pub fn run(args: SynthArgs) -> anyhow::Result<()> {
 /// Runs the subcommand.
 #[cfg(not(feature = "gdal"))]
 pub fn run(args: SynthArgs) -> anyhow::Result<()> {
-    anyhow::bail!("{}: this build writes no GeoTIFFs; build with --features gdal, or train on synth:{}:{}", args.out.display(), args.pairs, args.seed)
+    anyhow::bail!(
+        "{}: this build writes no GeoTIFFs; build with --features gdal, or train on synth:{}:{}",
+        args.out.display(),
+        args.pairs,
+        args.seed
+    )
 }

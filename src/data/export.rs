@@ -51,7 +51,11 @@ fn unwritable(path: &Path, e: io::Error) -> Error {
 pub fn npy(path: &Path, values: &[f32], columns: usize) -> Result<()> {
     let rows = values.len() / columns.max(1);
     if rows * columns != values.len() {
-        return Err(Error::new(path.display(), format!("{} values in rows of {columns}", values.len()), "this is a bug, report it"));
+        return Err(Error::new(
+            path.display(),
+            format!("{} values in rows of {columns}", values.len()),
+            "this is a bug, report it",
+        ));
     }
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     // Magic, version and length take 10 bytes; the data starts at a multiple of 64, after a line break.
@@ -99,7 +103,8 @@ mod tests {
             assert_eq!((10 + length) % 64, 0);
             let header = std::str::from_utf8(&bytes[10..10 + length]).unwrap();
             assert!(header.contains(&format!("(2, {columns})")) && header.ends_with('\n'));
-            let data: Vec<f32> = bytes[10 + length..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            let data: Vec<f32> =
+                bytes[10 + length..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
             assert_eq!(data, values);
         }
         assert!(npy(&dir.path().join("bad.npy"), &[1.0; 5], 2).is_err());

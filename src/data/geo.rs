@@ -17,8 +17,14 @@ impl Geo {
     /// Georeference of a tile of `width` x `height` pixels.
     pub fn new(transform: [f64; 6], crs: impl Into<String>, width: usize, height: usize) -> Self {
         let corners = corners(&transform, width, height);
-        let fold = |axis: usize, pick: fn(f64, f64) -> f64| corners.iter().map(|c| [c.0, c.1][axis]).reduce(pick).unwrap_or(f64::NAN);
-        Self { transform, crs: crs.into(), bounds: [fold(0, f64::min), fold(1, f64::min), fold(0, f64::max), fold(1, f64::max)] }
+        let fold = |axis: usize, pick: fn(f64, f64) -> f64| {
+            corners.iter().map(|c| [c.0, c.1][axis]).reduce(pick).unwrap_or(f64::NAN)
+        };
+        Self {
+            transform,
+            crs: crs.into(),
+            bounds: [fold(0, f64::min), fold(1, f64::min), fold(0, f64::max), fold(1, f64::max)],
+        }
     }
 
     /// Corners of `bounds` as (longitude, latitude) in degrees, counter-clockwise from the south-west.
@@ -54,8 +60,16 @@ const SCALED_RADIUS: f64 = 0.9996 * 6_378_137.0 / (1.0 + N) * (1.0 + N * N / 4.0
 
 /// UTM metres to (longitude, latitude) in degrees.
 pub fn utm_inverse(easting: f64, northing: f64, zone: u32, north: bool) -> (f64, f64) {
-    let beta = [N / 2.0 - 2.0 * N * N / 3.0 + 37.0 * N.powi(3) / 96.0, N * N / 48.0 + N.powi(3) / 15.0, 17.0 * N.powi(3) / 480.0];
-    let delta = [2.0 * N - 2.0 * N * N / 3.0 - 2.0 * N.powi(3), 7.0 * N * N / 3.0 - 8.0 * N.powi(3) / 5.0, 56.0 * N.powi(3) / 15.0];
+    let beta = [
+        N / 2.0 - 2.0 * N * N / 3.0 + 37.0 * N.powi(3) / 96.0,
+        N * N / 48.0 + N.powi(3) / 15.0,
+        17.0 * N.powi(3) / 480.0,
+    ];
+    let delta = [
+        2.0 * N - 2.0 * N * N / 3.0 - 2.0 * N.powi(3),
+        7.0 * N * N / 3.0 - 8.0 * N.powi(3) / 5.0,
+        56.0 * N.powi(3) / 15.0,
+    ];
     let xi = (northing - if north { 0.0 } else { 10_000_000.0 }) / SCALED_RADIUS;
     let eta = (easting - 500_000.0) / SCALED_RADIUS;
     let (mut xi1, mut eta1) = (xi, eta);

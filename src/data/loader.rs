@@ -10,32 +10,8 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 
 use super::random::{Stream, hash};
+use super::split::{Part, Split, members};
 use super::{Cached, Error, PairSource, Result, Sensor};
-
-/// Which part of the archive a loader walks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// Shuffled each epoch, flipped at random; a last batch that would not be full is left for the next epoch's shuffle.
-    Train,
-    /// In fixed order, never flipped; the last batch is filled up from the start.
-    Validation,
-}
-
-/// How the archive is divided.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Split {
-    /// Share kept for validation, 0 for none; at least one pair (or scene) otherwise, if there are two.
-    pub validation: f64,
-    /// Keep all pairs cut from one scene on one side, so that neighbours do not leak.
-    pub by_scene: bool,
-}
-
-impl Default for Split {
-    fn default() -> Self {
-        Self { validation: 0.05, by_scene: false }
-    }
-}
 
 /// Settings of a [`Loader`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,7 +36,16 @@ pub struct LoaderConfig {
 
 impl Default for LoaderConfig {
     fn default() -> Self {
-        Self { batch: 32, seed: 42, split: Split::default(), part: Part::Train, flip: true, workers: 2, prefetch: 4, cache_bytes: 2 << 30 }
+        Self {
+            batch: 32,
+            seed: 42,
+            split: Split::default(),
+            part: Part::Train,
+            flip: true,
+            workers: 2,
+            prefetch: 4,
+            cache_bytes: 2 << 30,
+        }
     }
 }
 
@@ -122,7 +107,6 @@ struct Job {
 }
 
 // Coordinates that keep the streams of one seed apart.
-const SPLIT: u64 = 101;
 const ORDER: u64 = 102;
 const FLIPS: u64 = 103;
 
@@ -139,8 +123,13 @@ impl Loader {
             return Err(Error::new(&source.describe().name, found, "bring more pairs or change the validation share"));
         }
         if cursor.position >= members.len() as u64 {
-            let problem = format!("the run stopped at pair {} of an epoch, this archive has {}", cursor.position, members.len());
-            return Err(Error::new(&source.describe().name, problem, "resume with the archive, split and seed the run began with"));
+            let problem =
+                format!("the run stopped at pair {} of an epoch, this archive has {}", cursor.position, members.len());
+            return Err(Error::new(
+                &source.describe().name,
+                problem,
+                "resume with the archive, split and seed the run began with",
+            ));
         }
         let source = Cached::within(source, config.cache_bytes);
         let (jobs, queue) = channel();
@@ -154,7 +143,16 @@ impl Loader {
         let plan = Plan { config, members };
         let order = (cursor.epoch, Arc::new(plan.order(cursor.epoch)));
         let waiting = VecDeque::new();
-        Ok(Self { plan, prefetch: config.prefetch.max(1), ahead: cursor, cursor, order, jobs: Some(jobs), waiting, threads })
+        Ok(Self {
+            plan,
+            prefetch: config.prefetch.max(1),
+            ahead: cursor,
+            cursor,
+            order,
+            jobs: Some(jobs),
+            waiting,
+            threads,
+        })
     }
 
     /// Pairs in this part of the archive.
@@ -177,7 +175,9 @@ impl Loader {
         while self.waiting.len() < self.prefetch {
             self.ask();
         }
-        let lost = || Error::new("loader", "a reading thread stopped", "see the message above it, then run again with --resume");
+        let lost = || {
+            Error::new("loader", "a reading thread stopped", "see the message above it, then run again with --resume")
+        };
         let batch = self.waiting.pop_front().and_then(|reply| reply.recv().ok()).unwrap_or_else(|| Err(lost()))?;
         self.cursor = self.plan.after(batch.start);
         Ok(batch)
@@ -255,21 +255,6 @@ impl Plan {
     }
 }
 
-/// Indices of one part, ascending. The two parts are disjoint and cover the archive.
-pub fn members(source: &dyn PairSource, split: Split, part: Part, seed: u64) -> Vec<u32> {
-    let group = |index: usize| if split.by_scene { source.group(index) } else { index };
-    let mut groups: Vec<usize> = (0..source.len()).map(group).collect();
-    groups.sort_unstable();
-    groups.dedup();
-    let wanted = (groups.len() as f64 * split.validation).round() as usize;
-    let held = if split.validation > 0.0 { wanted.clamp(1, groups.len().max(2) - 1) } else { 0 };
-    let held = if groups.len() < 2 { 0 } else { held };
-    Stream::new(seed, &[SPLIT]).shuffle(&mut groups);
-    let held: std::collections::HashSet<usize> = groups.into_iter().take(held).collect();
-    let mine = |index: &usize| held.contains(&group(*index)) == (part == Part::Validation);
-    (0..source.len()).filter(mine).map(|index| index as u32).collect()
-}
-
 fn work(source: &dyn PairSource, queue: &Mutex<Receiver<Job>>) {
     loop {
         // The lock is held while waiting, which only makes the other idle workers wait behind it.
@@ -309,7 +294,11 @@ mod tests {
 
     #[test]
     fn an_epoch_visits_each_training_pair_once_and_epochs_differ() {
-        let mut train = loader(40, LoaderConfig { split: Split { validation: 0.2, by_scene: false }, ..small(8) }, Cursor::default());
+        let mut train = loader(
+            40,
+            LoaderConfig { split: Split { validation: 0.2, by_scene: false }, ..small(8) },
+            Cursor::default(),
+        );
         assert_eq!((train.pairs(), train.batches_per_epoch()), (32, 4));
         let mut epoch = || -> Vec<String> { (0..4).flat_map(|_| train.next_batch().unwrap().ids).collect() };
         let (first, second) = (epoch(), epoch());
@@ -368,41 +357,20 @@ mod tests {
 
     #[test]
     fn flips_are_even_and_belong_to_pair_and_epoch() {
-        let mut train = loader(400, LoaderConfig { split: Split { validation: 0.0, by_scene: false }, ..small(400) }, Cursor::default());
+        let mut train = loader(
+            400,
+            LoaderConfig { split: Split { validation: 0.0, by_scene: false }, ..small(400) },
+            Cursor::default(),
+        );
         let (first, second) = (train.next_batch().unwrap(), train.next_batch().unwrap());
         for flip in 0..4u8 {
             let count = first.flips.iter().filter(|f| **f == flip).count();
             assert!((60..140).contains(&count), "{flip}: {count}");
         }
-        let by_id = |batch: &Batch| batch.ids.iter().cloned().zip(batch.flips.iter().copied()).collect::<std::collections::BTreeMap<_, _>>();
+        let by_id = |batch: &Batch| {
+            batch.ids.iter().cloned().zip(batch.flips.iter().copied()).collect::<std::collections::BTreeMap<_, _>>()
+        };
         assert_ne!(by_id(&first), by_id(&second));
-    }
-
-    #[test]
-    fn scenes_stay_together() {
-        struct Scenes(Synth);
-        impl PairSource for Scenes {
-            fn len(&self) -> usize {
-                self.0.len()
-            }
-            fn tile_px(&self) -> usize {
-                self.0.tile_px()
-            }
-            fn describe(&self) -> &super::super::Report {
-                self.0.describe()
-            }
-            fn pair(&self, index: usize) -> Result<super::super::Pair> {
-                self.0.pair(index)
-            }
-            fn group(&self, index: usize) -> usize {
-                index / 10
-            }
-        }
-        let source = Scenes(Synth::new(200, 1, 8));
-        let split = Split { validation: 0.1, by_scene: true };
-        let held = members(&source, split, Part::Validation, 5);
-        assert_eq!(held.len(), 20);
-        assert_eq!(held.iter().map(|i| i / 10).collect::<HashSet<_>>().len(), 2);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod normalisation;
 pub mod parquet;
 pub mod picture;
 pub mod random;
+pub mod split;
 pub mod stats;
 pub mod synth;
 
@@ -24,8 +25,9 @@ use serde::{Deserialize, Serialize};
 
 pub use cache::Cached;
 pub use geo::Geo;
-pub use loader::{Batch, Cursor, Loader, LoaderConfig, Part, Split};
+pub use loader::{Batch, Cursor, Loader, LoaderConfig};
 pub use normalisation::{BandStats, Normalisation};
+pub use split::{Part, Split};
 
 /// Radar polarisations in the model's order, in decibels.
 pub const S1_BANDS: [&str; 2] = ["VV", "VH"];
@@ -262,9 +264,11 @@ pub fn open_images(spec: &str, sensor: Sensor, options: &OpenOptions) -> Result<
 
 fn check_tile_px(tile_px: Option<usize>) -> Result<()> {
     match tile_px {
-        Some(px) if !(8..=4096).contains(&px) => {
-            Err(Error::new("--tile-px", format!("{px} is outside 8..4096"), "choose a tile side in pixels, for example 120"))
-        }
+        Some(px) if !(8..=4096).contains(&px) => Err(Error::new(
+            "--tile-px",
+            format!("{px} is outside 8..4096"),
+            "choose a tile side in pixels, for example 120",
+        )),
         _ => Ok(()),
     }
 }

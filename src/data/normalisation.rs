@@ -37,8 +37,14 @@ impl BandStats {
             Sensor::S1 => Self::new(&S1_BANDS, &[-12.64386, -19.35256], &[5.13349, 5.59051]),
             Sensor::S2 => Self::new(
                 &S2_BANDS,
-                &[438.3721, 614.0557, 588.4096, 2193.2919, 942.8433, 1769.9316, 2049.5515, 1568.2268, 997.7325, 2235.5566],
-                &[607.0269, 603.2968, 684.5689, 1369.3717, 738.4327, 1100.4561, 1275.8054, 1070.1613, 813.5276, 1356.5441],
+                &[
+                    438.3721, 614.0557, 588.4096, 2193.2919, 942.8433, 1769.9316, 2049.5515, 1568.2268, 997.7325,
+                    2235.5566,
+                ],
+                &[
+                    607.0269, 603.2968, 684.5689, 1369.3717, 738.4327, 1100.4561, 1275.8054, 1070.1613, 813.5276,
+                    1356.5441,
+                ],
             ),
         }
     }
@@ -46,12 +52,16 @@ impl BandStats {
     /// Checks names, lengths and signs; `subject` names the file in the error.
     pub fn check(&self, sensor: Sensor, subject: &str) -> Result<()> {
         let bands = sensor.bands();
-        let wrong = |problem: String| Error::new(subject, problem, "give one finite mean and one positive std per band in the model's order");
+        let wrong = |problem: String| {
+            Error::new(subject, problem, "give one finite mean and one positive std per band in the model's order")
+        };
         if self.bands != bands || self.mean.len() != bands.len() || self.std.len() != bands.len() {
             return Err(wrong(format!("{sensor} statistics for bands {:?}, expected {bands:?}", self.bands)));
         }
         match (0..bands.len()).find(|&c| !self.mean[c].is_finite() || !self.std[c].is_finite() || self.std[c] <= 0.0) {
-            Some(c) => Err(wrong(format!("{sensor} band {} has mean {} and std {}", bands[c], self.mean[c], self.std[c]))),
+            Some(c) => {
+                Err(wrong(format!("{sensor} band {} has mean {} and std {}", bands[c], self.mean[c], self.std[c])))
+            }
             None => Ok(()),
         }
     }

@@ -22,15 +22,25 @@ const GROUP: usize = 4096;
 /// system is unknown; the column is left out when no tile has one). `values` is [rows, columns].
 pub fn embeddings(path: &Path, ids: &[String], values: &[f32], columns: usize, places: &[Option<Geo>]) -> Result<()> {
     if columns == 0 || ids.len() != places.len() || values.len() != ids.len() * columns {
-        let problem = format!("{} ids, {} places, {} values in rows of {columns}", ids.len(), places.len(), values.len());
+        let problem =
+            format!("{} ids, {} places, {} values in rows of {columns}", ids.len(), places.len(), values.len());
         return Err(Error::new(path.display(), problem, "this is a bug, report it"));
     }
-    let outlines: Vec<Option<Vec<u8>>> = places.iter().map(|geo| geo.as_ref().and_then(Geo::lon_lat).map(polygon)).collect();
+    let outlines: Vec<Option<Vec<u8>>> =
+        places.iter().map(|geo| geo.as_ref().and_then(Geo::lon_lat).map(polygon)).collect();
     let located = outlines.iter().any(Option::is_some);
-    write_atomic(path, |file| write(file, ids, values, columns, located.then_some(&outlines[..])).map_err(io::Error::other))
+    write_atomic(path, |file| {
+        write(file, ids, values, columns, located.then_some(&outlines[..])).map_err(io::Error::other)
+    })
 }
 
-fn write(file: &mut (dyn Write + Send), ids: &[String], values: &[f32], columns: usize, outlines: Option<&[Option<Vec<u8>>]>) -> std::result::Result<(), ParquetError> {
+fn write(
+    file: &mut (dyn Write + Send),
+    ids: &[String],
+    values: &[f32],
+    columns: usize,
+    outlines: Option<&[Option<Vec<u8>>]>,
+) -> std::result::Result<(), ParquetError> {
     let geometry = if outlines.is_some() { "optional binary geometry;" } else { "" };
     let schema = format!(
         "message embeddings {{ required binary id (STRING);
@@ -63,7 +73,8 @@ fn write(file: &mut (dyn Write + Send), ids: &[String], values: &[f32], columns:
             column.close()?;
         }
         if let (Some(outlines), Some(mut column)) = (outlines, group.next_column()?) {
-            let present: Vec<ByteArray> = outlines[rows.clone()].iter().flatten().map(|wkb| wkb.clone().into()).collect();
+            let present: Vec<ByteArray> =
+                outlines[rows.clone()].iter().flatten().map(|wkb| wkb.clone().into()).collect();
             let definition: Vec<i16> = outlines[rows].iter().map(|outline| outline.is_some() as i16).collect();
             column.typed::<ByteArrayType>().write_batch(&present, Some(&definition), None)?;
             column.close()?;
@@ -107,7 +118,8 @@ mod tests {
             let row = row.unwrap();
             assert_eq!(*row.get_string(0).unwrap(), ids[index]);
             let list: Vec<Field> = row.get_list(1).unwrap().elements().to_vec();
-            let want: Vec<Field> = values[index * columns..(index + 1) * columns].iter().map(|x| Field::Float(*x)).collect();
+            let want: Vec<Field> =
+                values[index * columns..(index + 1) * columns].iter().map(|x| Field::Float(*x)).collect();
             assert_eq!(list, want);
             // 1 byte of order, type, rings, points, and five pairs of doubles.
             assert_eq!(row.get_bytes(2).map_or(0, |wkb| wkb.data().len()), if index % 2 == 0 { 93 } else { 0 });

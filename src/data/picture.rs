@@ -72,8 +72,16 @@ pub fn picture(sensor: Sensor, pixels: &[f32], px: usize) -> Rgb {
 
 /// Classes as colours that stay apart; [`super::NO_CLASS`] is black.
 pub fn classes(mask: &[u8], px: usize) -> Rgb {
-    const COLOURS: [[u8; 3]; 8] =
-        [[40, 90, 200], [20, 100, 40], [150, 210, 90], [240, 200, 70], [210, 50, 50], [190, 170, 140], [80, 190, 190], [140, 120, 50]];
+    const COLOURS: [[u8; 3]; 8] = [
+        [40, 90, 200],
+        [20, 100, 40],
+        [150, 210, 90],
+        [240, 200, 70],
+        [210, 50, 50],
+        [190, 170, 140],
+        [80, 190, 190],
+        [140, 120, 50],
+    ];
     let colour = |class: &u8| if *class == super::NO_CLASS { [0; 3] } else { COLOURS[*class as usize % COLOURS.len()] };
     Rgb { width: px, height: px, pixels: mask.iter().flat_map(colour).collect() }
 }
@@ -117,7 +125,10 @@ impl Rgb {
             let mut encoder = png::Encoder::new(file, self.width as u32, self.height as u32);
             encoder.set_color(png::ColorType::Rgb);
             encoder.set_depth(png::BitDepth::Eight);
-            encoder.write_header().and_then(|mut writer| writer.write_image_data(&self.pixels)).map_err(io::Error::other)
+            encoder
+                .write_header()
+                .and_then(|mut writer| writer.write_image_data(&self.pixels))
+                .map_err(io::Error::other)
         })
     }
 }
@@ -154,7 +165,9 @@ impl Sheet {
         let scale = |p: &Rgb| self.tile.div_ceil(p.width.max(1)).max(1);
         let pictures = || self.rows.iter().flat_map(|(_, pictures)| pictures);
         let side = |of: fn(&Rgb) -> usize| pictures().map(|p| of(p) * scale(p)).max().unwrap_or(0) + GAP;
-        let wide = |texts: &mut dyn Iterator<Item = &String>| texts.map(|t| (t.chars().count() * 4 + 2) * SIZE).max().unwrap_or(0);
+        let wide = |texts: &mut dyn Iterator<Item = &String>| {
+            texts.map(|t| (t.chars().count() * 4 + 2) * SIZE).max().unwrap_or(0)
+        };
         let (cell_w, cell_h) = (side(|p| p.width).max(wide(&mut self.columns.iter())), side(|p| p.height));
         let titled = self.rows.iter().any(|(title, _)| !title.is_empty());
         let (left, top) = (if titled { wide(&mut self.rows.iter().map(|(t, _)| t)) } else { 0 } + GAP, LINE);
@@ -259,7 +272,8 @@ mod tests {
         let mut sheet = Sheet::new(&["one", "two"], 8);
         sheet.row("row", vec![Rgb::filled(4, 4, [200, 0, 0]), Rgb::filled(8, 8, [0, 0, 200])]);
         sheet.save(&path).unwrap();
-        let mut reader = png::Decoder::new(io::BufReader::new(std::fs::File::open(&path).unwrap())).read_info().unwrap();
+        let mut reader =
+            png::Decoder::new(io::BufReader::new(std::fs::File::open(&path).unwrap())).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
         let want = sheet.render();

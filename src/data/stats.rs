@@ -50,7 +50,9 @@ pub fn measure(source: &dyn PairSource, indices: &[u32], done: impl Fn(u32) + Sy
     let each = indices.par_iter().map(of_pair).collect::<Result<Vec<_>>>()?;
     let bands = Sensor::S1.channels() + Sensor::S2.channels();
     // Merged in order of index, so that rounding is the same on every run.
-    let total = each.iter().fold(vec![Moments::default(); bands], |sum, one| sum.iter().zip(one).map(|(a, b)| a.merge(*b)).collect());
+    let total = each
+        .iter()
+        .fold(vec![Moments::default(); bands], |sum, one| sum.iter().zip(one).map(|(a, b)| a.merge(*b)).collect());
     let (s1, s2) = total.split_at(Sensor::S1.channels());
     let statistics = |sensor: Sensor, moments: &[Moments]| {
         let (mean, std) = moments.iter().map(|m| m.finish()).map(|(mean, std)| (mean as f32, std as f32)).unzip();

@@ -53,10 +53,17 @@ impl SceneFiles {
         let name = tokens.join("_");
         let some = |text: String| Some(text).filter(|t| !t.is_empty());
         let patch = match tokens[..] {
-            [.., tile, col, row] if [col, row].iter().all(|n| n.parse::<u32>().is_ok()) => some(format!("{}_{col}_{row}", tile.trim_start_matches('T'))),
+            [.., tile, col, row] if [col, row].iter().all(|n| n.parse::<u32>().is_ok()) => {
+                some(format!("{}_{col}_{row}", tile.trim_start_matches('T')))
+            }
             _ => None,
         };
-        [some([&dirs[..], &[&name]].concat().join("/")).filter(|_| !name.is_empty()), some(name), some(dirs.join("/")), patch]
+        [
+            some([&dirs[..], &[&name]].concat().join("/")).filter(|_| !name.is_empty()),
+            some(name),
+            some(dirs.join("/")),
+            patch,
+        ]
     }
 }
 
@@ -76,12 +83,16 @@ pub fn band_name(text: &str) -> Option<String> {
 /// What a folder or a part of a file name says about its contents.
 fn kind_of(part: &str) -> Option<Kind> {
     let part = part.to_ascii_uppercase();
-    let begins = |mark: &str| part.strip_prefix(mark).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
+    let begins =
+        |mark: &str| part.strip_prefix(mark).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
     let ends = |mark: &str| part.ends_with(&format!("-{mark}")) || part.ends_with(&format!("_{mark}"));
     if ["MASK", "LABEL", "LULC", "REFERENCE"].iter().any(|mark| part.starts_with(mark)) {
         return Some(Kind::Mask);
     }
-    [("S1", Sensor::S1), ("S2", Sensor::S2)].into_iter().find(|(mark, _)| begins(mark) || ends(mark)).map(|(_, sensor)| Kind::Of(sensor))
+    [("S1", Sensor::S1), ("S2", Sensor::S2)]
+        .into_iter()
+        .find(|(mark, _)| begins(mark) || ends(mark))
+        .map(|(_, sensor)| Kind::Of(sensor))
 }
 
 /// Every GeoTIFF below `root`, grouped into scenes, in order of path.
@@ -90,13 +101,18 @@ pub fn scenes(root: &Path) -> Result<Vec<SceneFiles>> {
     walk(root, 0, &mut files)?;
     files.sort();
     if files.is_empty() {
-        return Err(Error::new(root.display(), "no GeoTIFF (.tif) in this folder", "name a folder that holds S1*/ and S2*/ images, or use synth:PAIRS"));
+        return Err(Error::new(
+            root.display(),
+            "no GeoTIFF (.tif) in this folder",
+            "name a folder that holds S1*/ and S2*/ images, or use synth:PAIRS",
+        ));
     }
     let mut groups = BTreeMap::<(Vec<String>, String, bool), SceneFiles>::new();
     let mut folders_of_bands = BTreeSet::new();
     for path in files {
         let relative = path.strip_prefix(root).unwrap_or(&path);
-        let mut dirs: Vec<String> = relative.parent().into_iter().flatten().map(|part| part.to_string_lossy().into_owned()).collect();
+        let mut dirs: Vec<String> =
+            relative.parent().into_iter().flatten().map(|part| part.to_string_lossy().into_owned()).collect();
         let stem = relative.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let (rest, last) = stem.rsplit_once('_').unwrap_or(("", &stem));
         let band = band_name(last);
@@ -106,7 +122,12 @@ pub fn scenes(root: &Path) -> Result<Vec<SceneFiles>> {
             folders_of_bands.insert(dirs.clone());
             name = if rest.is_empty() { dirs.pop().unwrap_or_default() } else { rest.into() };
         }
-        let scene = groups.entry((dirs.clone(), name.clone(), band.is_some())).or_insert(SceneFiles { kind, dirs, name, files: vec![] });
+        let scene = groups.entry((dirs.clone(), name.clone(), band.is_some())).or_insert(SceneFiles {
+            kind,
+            dirs,
+            name,
+            files: vec![],
+        });
         scene.files.push((band, path.clone()));
     }
     // Beside one file per band, other rasters (cloud masks, quick looks) are no scenes.
@@ -117,7 +138,9 @@ pub fn scenes(root: &Path) -> Result<Vec<SceneFiles>> {
 fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
     // Deep enough for every known archive, and an end to circular links.
     const DEEPEST: usize = 12;
-    let unreadable = |e: std::io::Error| Error::new(dir.display(), format!("cannot list the folder: {e}"), "check that it exists and may be read");
+    let unreadable = |e: std::io::Error| {
+        Error::new(dir.display(), format!("cannot list the folder: {e}"), "check that it exists and may be read")
+    };
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
@@ -150,7 +173,11 @@ pub fn places(root: &Path, scenes: Vec<SceneFiles>, dropped: &mut BTreeMap<Strin
     for (found, sensor) in [(&s1, "S1"), (&s2, "S2")] {
         if found.is_empty() {
             let problem = format!("no {sensor} images among its {} scenes", scenes.len());
-            return Err(Error::new(root.display(), problem, format!("put them in a folder, or under names, beginning with {sensor}")));
+            return Err(Error::new(
+                root.display(),
+                problem,
+                format!("put them in a folder, or under names, beginning with {sensor}"),
+            ));
         }
     }
     // The kind of key that brings the most scenes together; the more telling one if several do.
@@ -161,7 +188,11 @@ pub fn places(root: &Path, scenes: Vec<SceneFiles>, dropped: &mut BTreeMap<Strin
     let key = (0..4).rev().max_by_key(|key| shared(*key)).unwrap_or(0);
     if shared(key) == 0 {
         let problem = format!("no S1 image has a partner, for example {}", s1[0].path().display());
-        return Err(Error::new(root.display(), problem, "give both images of a place the same name, apart from parts beginning with S1 or S2"));
+        return Err(Error::new(
+            root.display(),
+            problem,
+            "give both images of a place the same name, apart from parts beginning with S1 or S2",
+        ));
     }
     let mut by_key = |scenes: &[&SceneFiles], count: bool| {
         let mut chosen = BTreeMap::<String, SceneFiles>::new();
@@ -219,19 +250,29 @@ mod tests {
     #[test]
     fn known_layouts_pair_up() {
         assert_eq!(ids(&["S1RTC/a_1.tif", "S2L2A/a_1.tif", "LULC/a_1.tif"]), ["a_1"]);
-        assert_eq!(ids(&["S1/Spain_7_S1Hand.tif", "S2/Spain_7_S2Hand.tif", "Labels/Spain_7_LabelHand.tif"]), ["Spain_7"]);
+        assert_eq!(
+            ids(&["S1/Spain_7_S1Hand.tif", "S2/Spain_7_S2Hand.tif", "Labels/Spain_7_LabelHand.tif"]),
+            ["Spain_7"]
+        );
         assert_eq!(ids(&["x/S1/a.tif", "x/S2/a.tif", "y/S1/a.tif", "y/S2/a.tif"]), ["x/a", "y/a"]);
         assert_eq!(ids(&["ROI_spring_s1_1_p30.tif", "ROI_spring_s2_1_p30.tif"]), ["ROI_spring_1_p30"]);
-        let ben = |s: &str, scene: &str, patch: &str, band: &str| format!("BigEarthNet-{s}/{scene}/{patch}/{patch}_{band}.tif");
+        let ben = |s: &str, scene: &str, patch: &str, band: &str| {
+            format!("BigEarthNet-{s}/{scene}/{patch}/{patch}_{band}.tif")
+        };
         let (vv, vh) = (ben("S1", "S1A_X", "S1A_X_33UUP_70_48", "VV"), ben("S1", "S1A_X", "S1A_X_33UUP_70_48", "VH"));
         assert_eq!(ids(&[&vv, &vh, &ben("S2", "S2A_Y", "S2A_Y_T33UUP_70_48", "B02")]), ["33UUP_70_48"]);
-        let (places, _) = found(&["S2L2A/0U/0U_1R/S2A_P/B02.tif", "S2L2A/0U/0U_1R/S2A_P/cloud_mask.tif", "S1RTC/0U/0U_1R/S1A_Q/vv.tif"]);
+        let (places, _) = found(&[
+            "S2L2A/0U/0U_1R/S2A_P/B02.tif",
+            "S2L2A/0U/0U_1R/S2A_P/cloud_mask.tif",
+            "S1RTC/0U/0U_1R/S1A_Q/vv.tif",
+        ]);
         assert_eq!((places[0].id.as_str(), places[0].s2.files.len()), ("0U/0U_1R", 1));
     }
 
     #[test]
     fn the_lonely_and_the_double_are_counted() {
-        let (places, dropped) = found(&["S1GRD/a.tif", "S1RTC/a.tif", "S2L1C/a.tif", "S2L2A/a.tif", "S2L2A/b.tif", "S1RTC/c.tif"]);
+        let (places, dropped) =
+            found(&["S1GRD/a.tif", "S1RTC/a.tif", "S2L1C/a.tif", "S2L2A/a.tif", "S2L2A/b.tif", "S1RTC/c.tif"]);
         assert_eq!(places.len(), 1);
         assert!(preferred(places[0].s1.path()) && preferred(places[0].s2.path()));
         assert_eq!(dropped.into_values().collect::<Vec<_>>(), [1, 1, 2]);
@@ -239,7 +280,8 @@ mod tests {
 
     #[test]
     fn bands_have_one_name() {
-        for (text, name) in [("B2", "B02"), ("b08a", "B8A"), ("B12", "B12"), ("vv", "VV"), ("B8, near infrared", "B08")] {
+        for (text, name) in [("B2", "B02"), ("b08a", "B8A"), ("B12", "B12"), ("vv", "VV"), ("B8, near infrared", "B08")]
+        {
             assert_eq!(band_name(text).as_deref(), Some(name));
         }
         assert!(["bands", "", "B13", "B0", "blue", "3"].iter().all(|text| band_name(text).is_none()));

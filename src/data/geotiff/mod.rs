@@ -12,7 +12,9 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::geo::shifted;
-use super::{DEFAULT_TILE_PX, Error, Geo, Image, ImageSource, NO_CLASS, OpenOptions, Pair, PairSource, Report, Result, Sensor};
+use super::{
+    DEFAULT_TILE_PX, Error, Geo, Image, ImageSource, NO_CLASS, OpenOptions, Pair, PairSource, Report, Result, Sensor,
+};
 use find::{Kind, SceneFiles};
 use raster::{Raster, Unit};
 
@@ -95,20 +97,32 @@ impl Images {
     /// Finds, checks and indexes the images of `sensor` below the folder `root`, or in the file `root`.
     pub fn open(root: &Path, sensor: Sensor, options: &OpenOptions) -> Result<Self> {
         let mut report = Report { name: root.display().to_string(), ..Default::default() };
-        let folder = if root.is_file() { root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")) } else { root };
+        let folder = if root.is_file() {
+            root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        } else {
+            root
+        };
         let mut found = find::scenes(folder)?;
         if root.is_file() {
             let same = |path: &Path| path.file_name() == root.file_name() && path.parent() == Some(folder);
             found.retain(|scene| scene.files.iter().any(|(_, path)| same(path)));
             if found.is_empty() {
-                return Err(Error::new(root.display(), "not a GeoTIFF by its name", "give a .tif file or a folder of them"));
+                return Err(Error::new(
+                    root.display(),
+                    "not a GeoTIFF by its name",
+                    "give a .tif file or a folder of them",
+                ));
             }
         } else if found.iter().any(|scene| scene.kind == Some(Kind::Of(sensor))) {
             found.retain(|scene| scene.kind == Some(Kind::Of(sensor)));
         } else {
             found.retain(|scene| scene.kind.is_none());
             if found.is_empty() {
-                return Err(Error::new(root.display(), format!("no {sensor} images"), format!("name a folder or file of {sensor} images, or the other --sensor")));
+                return Err(Error::new(
+                    root.display(),
+                    format!("no {sensor} images"),
+                    format!("name a folder or file of {sensor} images, or the other --sensor"),
+                ));
             }
         }
         let labels = Labels::read(folder)?.or_folders(&found);
@@ -179,8 +193,13 @@ impl Archive {
         report.notes = notes.into_iter().map(|(note, count)| format!("{note} ({count} scenes)")).collect();
         (report.pairs, report.tile_px) = (tiles.len(), px);
         if tiles.is_empty() {
-            let reasons: Vec<String> = report.dropped.iter().map(|(reason, count)| format!("{count} x {reason}")).collect();
-            return Err(Error::new(&report.name, format!("no whole tile of {px} px: {}", reasons.join(", ")), "bring images without gaps, or a smaller --tile-px"));
+            let reasons: Vec<String> =
+                report.dropped.iter().map(|(reason, count)| format!("{count} x {reason}")).collect();
+            return Err(Error::new(
+                &report.name,
+                format!("no whole tile of {px} px: {}", reasons.join(", ")),
+                "bring images without gaps, or a smaller --tile-px",
+            ));
         }
         Ok(Self { scenes, tiles, report })
     }
@@ -219,7 +238,9 @@ type Outcome = ((usize, usize), Option<&'static str>);
 impl Scene {
     /// Rasters by sensor, S2 last.
     fn sensors(&self) -> impl DoubleEndedIterator<Item = (Sensor, &Raster)> {
-        [(Sensor::S1, &self.s1), (Sensor::S2, &self.s2)].into_iter().filter_map(|(sensor, raster)| Some((sensor, raster.as_ref()?)))
+        [(Sensor::S1, &self.s1), (Sensor::S2, &self.s2)]
+            .into_iter()
+            .filter_map(|(sensor, raster)| Some((sensor, raster.as_ref()?)))
     }
 
     fn size(&self) -> (usize, usize) {
@@ -298,13 +319,17 @@ impl Labels {
         if !path.is_file() {
             return Ok(Self::default());
         }
-        let wrong = |problem: String| Error::new(path.display(), problem, "write lines of id,label,class with whole labels below 65536");
+        let wrong = |problem: String| {
+            Error::new(path.display(), problem, "write lines of id,label,class with whole labels below 65536")
+        };
         let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
         let mut labels = Self::default();
         for (number, line) in text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
             let mut fields = line.split(',').map(str::trim);
             let (id, label, class) = (fields.next(), fields.next().and_then(|l| l.parse::<u16>().ok()), fields.next());
-            let (Some(id), Some(label)) = (id, label) else { return Err(wrong(format!("line {}: {line:?}", number + 1))) };
+            let (Some(id), Some(label)) = (id, label) else {
+                return Err(wrong(format!("line {}: {line:?}", number + 1)));
+            };
             labels.by_id.insert(id.into(), label as u32);
             if labels.classes.len() <= label as usize {
                 let unnamed = labels.classes.len()..label as usize + 1;
@@ -320,7 +345,8 @@ impl Labels {
         let single = |scene: &SceneFiles| scene.files[0].0.is_none();
         let folders: Option<Vec<&str>> = scenes.iter().map(|s| s.folder().filter(|_| single(s))).collect();
         let Some(folders) = folders.filter(|_| self.by_id.is_empty()) else { return self };
-        self.classes = folders.iter().map(|f| f.to_string()).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+        self.classes =
+            folders.iter().map(|f| f.to_string()).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
         if self.classes.len() < 2 {
             return Self::default();
         }

@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use gdal::{Dataset, DatasetOptions, GdalOpenFlags, Metadata};
 use gdal::errors::GdalError;
 use gdal::raster::ResampleAlg;
 use gdal::spatial_ref::SpatialRef;
+use gdal::{Dataset, DatasetOptions, GdalOpenFlags, Metadata};
 
 use super::super::geo::corners;
 use super::super::{Error, Result, S1_BANDS, S2_BANDS, Sensor};
@@ -18,7 +18,8 @@ const L2A: [&str; 12] = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08",
 /// Band order of 13-band top-of-atmosphere files without band names.
 const L1C: [&str; 13] = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"];
 /// The other one in use, with B8A last (EuroSAT).
-const L1C_B8A_LAST: [&str; 13] = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"];
+const L1C_B8A_LAST: [&str; 13] =
+    ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A"];
 
 /// A scene on its 10 m grid; holds no open file, so any thread may read it.
 pub struct Raster {
@@ -67,7 +68,9 @@ impl Unit {
     pub fn apply(self, pixels: &mut [f32]) {
         match self {
             Unit::AsStored => {}
-            Unit::Linear => pixels.iter_mut().for_each(|x| *x = if *x > 0.0 { 10.0 * x.max(1e-10).log10() } else { f32::NAN }),
+            Unit::Linear => {
+                pixels.iter_mut().for_each(|x| *x = if *x > 0.0 { 10.0 * x.max(1e-10).log10() } else { f32::NAN })
+            }
             Unit::Reflectance => pixels.iter_mut().for_each(|x| *x *= 10_000.0),
         }
     }
@@ -83,7 +86,11 @@ pub fn unreadable(path: &Path, error: GdalError) -> Error {
 }
 
 fn damaged(path: &Path, message: &str) -> Error {
-    Error::new(path.display(), format!("cannot be read as a GeoTIFF: {message}"), "the file is damaged or cut short, fetch it again")
+    Error::new(
+        path.display(),
+        format!("cannot be read as a GeoTIFF: {message}"),
+        "the file is damaged or cut short, fetch it again",
+    )
 }
 
 thread_local! {
@@ -96,6 +103,8 @@ pub fn open(path: &Path) -> Result<Dataset> {
     static QUIET: Once = Once::new();
     // Every failure comes back as an error of ours; GDAL's own print would be a second line.
     QUIET.call_once(|| {
+        // Listing a folder of 100,000 scenes for every file opened is slow; failing to say so costs only time.
+        let _ = gdal::config::set_config_option("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE");
         gdal::config::set_error_handler(|_, _, message| {
             if ["IO error", "corrupt"].iter().any(|sign| message.contains(sign)) {
                 DAMAGE.set(Some(message.into()));
@@ -104,7 +113,8 @@ pub fn open(path: &Path) -> Result<Dataset> {
     });
     DAMAGE.set(None);
     let flags = GdalOpenFlags::GDAL_OF_RASTER | GdalOpenFlags::GDAL_OF_VERBOSE_ERROR;
-    let dataset = Dataset::open_ex(path, DatasetOptions { open_flags: flags, ..Default::default() }).map_err(|e| unreadable(path, e))?;
+    let dataset = Dataset::open_ex(path, DatasetOptions { open_flags: flags, ..Default::default() })
+        .map_err(|e| unreadable(path, e))?;
     match DAMAGE.take() {
         Some(message) => Err(damaged(path, &message)),
         None => Ok(dataset),
@@ -131,10 +141,25 @@ impl Raster {
         let missing: Vec<&str> = sensor.bands().iter().filter(|band| locate(band).is_none()).copied().collect();
         if !missing.is_empty() {
             let have: Vec<&str> = found.iter().map(|(name, ..)| name.as_str()).collect();
-            let problem = format!("{} bands {} missing, found {}", sensor.to_string().to_uppercase(), missing.join(" "), have.join(" "));
-            return Err(Error::new(scene.path().display(), problem, format!("all of {} are needed", sensor.bands().join(" "))));
+            let problem = format!(
+                "{} bands {} missing, found {}",
+                sensor.to_string().to_uppercase(),
+                missing.join(" "),
+                have.join(" ")
+            );
+            return Err(Error::new(
+                scene.path().display(),
+                problem,
+                format!("all of {} are needed", sensor.bands().join(" ")),
+            ));
         }
-        Self::assemble(scene, &open_files, sensor.bands().iter().filter_map(locate).collect(), sensor == Sensor::S2, note)
+        Self::assemble(
+            scene,
+            &open_files,
+            sensor.bands().iter().filter_map(locate).collect(),
+            sensor == Sensor::S2,
+            note,
+        )
     }
 
     /// Reads the header of a class map: its first band.
@@ -142,7 +167,13 @@ impl Raster {
         Self::assemble(scene, &[open(scene.path())?], vec![(0, 1)], false, None)
     }
 
-    fn assemble(scene: &SceneFiles, open_files: &[Dataset], at: Vec<(usize, usize)>, zero_is_missing: bool, note: Option<String>) -> Result<Self> {
+    fn assemble(
+        scene: &SceneFiles,
+        open_files: &[Dataset],
+        at: Vec<(usize, usize)>,
+        zero_is_missing: bool,
+        note: Option<String>,
+    ) -> Result<Self> {
         let path = |file: usize| scene.files[file].1.as_path();
         let finest = at.iter().map(|(file, _)| *file).max_by_key(|file| open_files[*file].raster_size().0).unwrap_or(0);
         let (width, height) = open_files[finest].raster_size();
@@ -152,7 +183,8 @@ impl Raster {
             let (w, h) = open_files[file].raster_size();
             let factor = width.checked_div(w).unwrap_or(0);
             if factor == 0 || (w * factor, h * factor) != (width, height) {
-                let problem = format!("{w} x {h} pixels does not divide the {width} x {height} of {}", path(finest).display());
+                let problem =
+                    format!("{w} x {h} pixels does not divide the {width} x {height} of {}", path(finest).display());
                 return Err(Error::new(path(file).display(), problem, "bands of one scene must cover the same ground"));
             }
             if let (Some(fine), Some(coarse)) = (transform, georeference(&open_files[file]).0)
@@ -162,7 +194,14 @@ impl Raster {
                 return Err(Error::new(path(file).display(), problem, "bands of one scene must share their corners"));
             }
             let band = open_files[file].rasterband(index).map_err(|e| unreadable(path(file), e))?;
-            bands.push(Band { file, index, factor, nodata: band.no_data_value(), zero_is_missing, float: band.band_type().is_floating() });
+            bands.push(Band {
+                file,
+                index,
+                factor,
+                nodata: band.no_data_value(),
+                zero_is_missing,
+                float: band.band_type().is_floating(),
+            });
         }
         let files = scene.files.iter().map(|(_, path)| path.clone()).collect();
         Ok(Self { files, bands, width, height, transform, crs, note, unit: Unit::AsStored })
@@ -181,23 +220,36 @@ impl Raster {
     /// Opens the files that hold bands in use, once for many windows.
     pub fn reader(&self) -> Result<Reader<'_>> {
         let used = |file: usize| self.bands.iter().any(|band| band.file == file);
-        let files = self.files.iter().enumerate().map(|(i, path)| if used(i) { open(path).map(Some) } else { Ok(None) });
+        let files =
+            self.files.iter().enumerate().map(|(i, path)| if used(i) { open(path).map(Some) } else { Ok(None) });
         Ok(Reader { raster: self, files: files.collect::<Result<_>>()? })
     }
 
     /// Error unless both scenes have the same size and lie on the same ground.
     pub fn check_agrees(&self, other: &Raster) -> Result<()> {
         let (a, b) = ((self.width, self.height), (other.width, other.height));
-        let wrong = |problem: String| Error::new(self.path().display(), problem, "resample one image to the other's grid");
+        let wrong =
+            |problem: String| Error::new(self.path().display(), problem, "resample one image to the other's grid");
         if a != b {
-            return Err(wrong(format!("{} x {} pixels, but {} has {} x {}", a.0, a.1, other.path().display(), b.0, b.1)));
+            return Err(wrong(format!(
+                "{} x {} pixels, but {} has {} x {}",
+                a.0,
+                a.1,
+                other.path().display(),
+                b.0,
+                b.1
+            )));
         }
         match (self.transform, other.transform) {
             (Some(mine), Some(theirs)) if !same_ground(&mine, &theirs, a, b) => {
                 Err(wrong(format!("its geotransform {mine:?} disagrees with {theirs:?} of {}", other.path().display())))
             }
-            (Some(_), None) | (None, Some(_)) => Err(wrong(format!("only one of it and {} is georeferenced", other.path().display()))),
-            _ if !same_crs(&self.crs, &other.crs) => Err(wrong(format!("its coordinate system differs from that of {}", other.path().display()))),
+            (Some(_), None) | (None, Some(_)) => {
+                Err(wrong(format!("only one of it and {} is georeferenced", other.path().display())))
+            }
+            _ if !same_crs(&self.crs, &other.crs) => {
+                Err(wrong(format!("its coordinate system differs from that of {}", other.path().display())))
+            }
             _ => Ok(()),
         }
     }
@@ -222,11 +274,15 @@ impl Reader<'_> {
                 .rasterband(band.index)
                 .and_then(|b| b.read_as::<f32>((first.0 as isize, first.1 as isize), size, size, None))
                 .map_err(|e| unreadable(path, e))?;
-            let missing = |x: f32| !x.is_finite() || band.nodata.is_some_and(|n| x == n as f32) || band.zero_is_missing && x == 0.0;
+            let missing = |x: f32| {
+                !x.is_finite() || band.nodata.is_some_and(|n| x == n as f32) || band.zero_is_missing && x == 0.0
+            };
             for y in row..row + height {
                 let line = &values.data()[(y / f - first.1) * size.0..][..size.0];
                 // A coarse pixel is repeated over the fine ones it covers.
-                pixels.extend((col..col + width).map(|x| line[x / f - first.0]).map(|x| if missing(x) { f32::NAN } else { x }));
+                pixels.extend(
+                    (col..col + width).map(|x| line[x / f - first.0]).map(|x| if missing(x) { f32::NAN } else { x }),
+                );
             }
         }
         Ok(pixels)
@@ -241,13 +297,22 @@ impl Reader<'_> {
 }
 
 /// Names of a file's bands, and what had to be assumed.
-fn names(path: &Path, dataset: &Dataset, sensor: Sensor, order: Option<&[String]>) -> Result<(Vec<String>, Option<String>)> {
+fn names(
+    path: &Path,
+    dataset: &Dataset,
+    sensor: Sensor,
+    order: Option<&[String]>,
+) -> Result<(Vec<String>, Option<String>)> {
     let count = dataset.raster_count();
     let own = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
     let label = sensor.to_string().to_uppercase();
     if let Some(order) = order {
         if order.len() != count {
-            return Err(Error::new(path.display(), format!("{count} bands, but {} names were given", order.len()), "name every band of the file in order"));
+            return Err(Error::new(
+                path.display(),
+                format!("{count} bands, but {} names were given", order.len()),
+                "name every band of the file in order",
+            ));
         }
         return Ok((order.to_vec(), Some(format!("{label} bands named by you"))));
     }
@@ -256,18 +321,25 @@ fn names(path: &Path, dataset: &Dataset, sensor: Sensor, order: Option<&[String]
     if described.iter().any(|name| sensor.bands().contains(&name.as_str())) {
         return Ok((described, None));
     }
-    let assumed = |names: &[&str], why: &str| Ok((own(names), Some(format!("{label} bands without names taken as {why}"))));
+    let assumed =
+        |names: &[&str], why: &str| Ok((own(names), Some(format!("{label} bands without names taken as {why}"))));
     match (sensor, count) {
         (Sensor::S1, 2) => assumed(&S1_BANDS, "VV, VH"),
         (Sensor::S2, 10) => assumed(&S2_BANDS, &S2_BANDS.join(" ")),
         (Sensor::S2, 12) => assumed(&L2A, "the 12 of L2A"),
         // The cirrus band B10 is nearly black everywhere, which tells the two orders in use apart.
-        (Sensor::S2, 13) if mean(path, dataset, 10)? < mean(path, dataset, 11)? => assumed(&L1C_B8A_LAST, "the 13 of L1C, B8A last"),
+        (Sensor::S2, 13) if mean(path, dataset, 10)? < mean(path, dataset, 11)? => {
+            assumed(&L1C_B8A_LAST, "the 13 of L1C, B8A last")
+        }
         (Sensor::S2, 13) => assumed(&L1C, "the 13 of L1C, B8A after B08"),
         _ => {
             let expected = if sensor == Sensor::S1 { "2 (VV, VH)" } else { "10, 12 or 13" };
             let remedy = format!("write band names as band descriptions, or say --{sensor}-bands");
-            Err(Error::new(path.display(), format!("{count} bands without names, {expected} expected for {label}"), remedy))
+            Err(Error::new(
+                path.display(),
+                format!("{count} bands without names, {expected} expected for {label}"),
+                remedy,
+            ))
         }
     }
 }

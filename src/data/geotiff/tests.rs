@@ -93,7 +93,10 @@ fn sen1floods11_as_it_lies() {
     assert_eq!(geo.crs, "EPSG:4326");
     // One tile down, two to the right.
     let tile = 120.0 * geo.transform[1];
-    assert!((geo.bounds[0] - first.bounds[0] - 2.0 * tile).abs() < 1e-9 && (first.bounds[3] - geo.bounds[3] - tile).abs() < 1e-9);
+    assert!(
+        (geo.bounds[0] - first.bounds[0] - 2.0 * tile).abs() < 1e-9
+            && (first.bounds[3] - geo.bounds[3] - tile).abs() < 1e-9
+    );
     assert!(pair.mask.unwrap().iter().all(|c| [0, 1, NO_CLASS].contains(c)));
     assert!(pair.s1.iter().chain(&pair.s2).all(|x| x.is_finite()));
     assert_eq!(pairs.group(6), 0);
@@ -156,7 +159,10 @@ fn tiles_with_missing_pixels_are_dropped_and_counted() {
     let scene = scene.write();
     let pairs = scene.open(PX / 2).unwrap();
     assert_eq!(pairs.len(), 2);
-    assert_eq!(pairs.describe().dropped, [("S1 has missing pixels".into(), 1), ("S2 has missing pixels".into(), 1)].into());
+    assert_eq!(
+        pairs.describe().dropped,
+        [("S1 has missing pixels".into(), 1), ("S2 has missing pixels".into(), 1)].into()
+    );
     assert_eq!(pairs.pair(0).unwrap().id, "a_1_0");
 }
 

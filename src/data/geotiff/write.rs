@@ -11,13 +11,22 @@ use super::super::export::replace;
 use super::super::{Error, Geo, Result};
 
 /// Writes [C, px, px] pixels with their georeference; an interrupted write leaves nothing under the final name.
-pub fn geotiff<T: GdalType + Copy>(path: &Path, bands: &[&str], px: usize, pixels: &[T], geo: Option<&Geo>) -> Result<()> {
-    let failed = |e: gdal::errors::GdalError| Error::new(path.display(), format!("cannot be written: {e}"), "check the folder's free space and rights");
+pub fn geotiff<T: GdalType + Copy>(
+    path: &Path,
+    bands: &[&str],
+    px: usize,
+    pixels: &[T],
+    geo: Option<&Geo>,
+) -> Result<()> {
+    let failed = |e: gdal::errors::GdalError| {
+        Error::new(path.display(), format!("cannot be written: {e}"), "check the folder's free space and rights")
+    };
     replace(path, |part| {
         let write = || -> gdal::errors::Result<()> {
             // One strip a band: a tile is read whole or not at all.
             let strip = format!("BLOCKYSIZE={px}");
-            let options = RasterCreationOptions::from_iter(["COMPRESS=DEFLATE", "INTERLEAVE=BAND", predictor::<T>(), &strip]);
+            let options =
+                RasterCreationOptions::from_iter(["COMPRESS=DEFLATE", "INTERLEAVE=BAND", predictor::<T>(), &strip]);
             let driver = DriverManager::get_driver_by_name("GTiff")?;
             let mut file = driver.create_with_band_type_with_options::<T, _>(part, px, px, bands.len(), &options)?;
             if let Some(geo) = geo {

@@ -10,7 +10,8 @@ fn field(key: u64, px: usize, width: f32, octaves: u32) -> Vec<f32> {
     let mut sum = vec![0.0; px * px];
     let whole = 2.0 - 0.5f32.powi(octaves as i32 - 1);
     for octave in 0..octaves {
-        let (key, step, weight) = (hash(key, octave as u64), 2f32.powi(octave as i32) / width, 0.5f32.powi(octave as i32) / whole);
+        let (key, step, weight) =
+            (hash(key, octave as u64), 2f32.powi(octave as i32) / width, 0.5f32.powi(octave as i32) / whole);
         let knots = ((px - 1) as f32 * step) as usize + 2;
         let knot = |k: usize| 2.0 * unit(hash(key, lattice((k % knots) as i32, (k / knots) as i32))) - 1.0;
         let values: Vec<f32> = (0..knots * knots).map(knot).collect();
@@ -159,7 +160,8 @@ impl Land {
                     herbs(&mut shares, 1.0);
                 } else {
                     // A field is bare, growing, or in full leaf.
-                    let growth = (1.5 * unit(hash(field, 5)) - 0.2 + 0.15 * moist).clamp(0.0, 1.0) * (0.4 + 0.6 * climate.green);
+                    let growth =
+                        (1.5 * unit(hash(field, 5)) - 0.2 + 0.15 * moist).clamp(0.0, 1.0) * (0.4 + 0.6 * climate.green);
                     shares[LEAF] += growth;
                     shares[STRAW] += 0.25 * (1.0 - growth);
                     ground(&mut shares, 0.75 * (1.0 - growth));
@@ -201,7 +203,11 @@ impl Land {
         }
         // Snow lies in patches on open ground, not on water, trees or roofs.
         let open = shares[LEAF] + shares[STRAW] + shares[SOIL] + shares[SAND] + 0.5 * shares[STONE];
-        let snow = if climate.snow > 0.0 && class != WATER { open * (4.0 * (climate.snow - 0.5 + 0.6 * moist + 0.2 * clump)).clamp(0.0, 1.0) } else { 0.0 };
+        let snow = if climate.snow > 0.0 && class != WATER {
+            open * (4.0 * (climate.snow - 0.5 + 0.6 * moist + 0.2 * clump)).clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
         Cover { shares, snow, relief }
     }
 }
@@ -243,7 +249,12 @@ mod tests {
             for i in 0..px * px {
                 let cover = land.cover(i);
                 let sum: f32 = cover.shares.iter().sum();
-                assert!((sum - 1.0).abs() < 1e-5 && cover.shares.iter().all(|s| *s >= -1e-6), "class {}: {:?}", land.classes[i], cover.shares);
+                assert!(
+                    (sum - 1.0).abs() < 1e-5 && cover.shares.iter().all(|s| *s >= -1e-6),
+                    "class {}: {:?}",
+                    land.classes[i],
+                    cover.shares
+                );
                 assert!((0.0..=1.0).contains(&cover.snow));
             }
             // Spatial structure: a pixel nearly always has its right neighbour's class; at random it would have 1 in 8.

@@ -44,7 +44,13 @@ impl Synth {
     /// Reads `PAIRS[:SEED]`.
     pub fn parse(spec: &str, tile_px: Option<usize>) -> Result<Self> {
         let (pairs, seed) = spec.split_once(':').map_or((spec, None), |(p, s)| (p, Some(s)));
-        let wrong = || Error::new(format!("synth:{spec}"), "expected synth:PAIRS[:SEED] in whole numbers, PAIRS from 1", "try synth:1024:42");
+        let wrong = || {
+            Error::new(
+                format!("synth:{spec}"),
+                "expected synth:PAIRS[:SEED] in whole numbers, PAIRS from 1",
+                "try synth:1024:42",
+            )
+        };
         let pairs: usize = pairs.parse().ok().filter(|p| *p > 0).ok_or_else(wrong)?;
         let seed = seed.map_or(Ok(DEFAULT_SEED), |s| s.parse().map_err(|_| wrong()))?;
         Ok(Self::new(pairs, seed, tile_px.unwrap_or(DEFAULT_TILE_PX)))
@@ -70,7 +76,8 @@ impl Synth {
         let zone = 1 + stream.below(60);
         let east = 300_000.0 + 10.0 * stream.below(40_000) as f64;
         let metres_a_degree = 110_600.0;
-        let north = (climate.latitude as f64 * metres_a_degree / 10.0).round() * 10.0 + 10.0 * stream.below(30_000) as f64;
+        let north =
+            (climate.latitude as f64 * metres_a_degree / 10.0).round() * 10.0 + 10.0 * stream.below(30_000) as f64;
         Geo::new([east, 10.0, 0.0, north, 0.0, -10.0], format!("EPSG:{}", 32600 + zone), self.px, self.px)
     }
 }
@@ -123,7 +130,14 @@ impl PairSource for Synth {
         let view = Stream::new(self.seed, &[VIEW, index as u64]);
         let (s1, s2) = observe(&land, view, self.px);
         let geo = Some(self.place(index, climate));
-        Ok(Pair { id: format!("synth{}_{index:06}", self.seed), s1, s2, geo, label: Some(class as u32), mask: Some(land.classes) })
+        Ok(Pair {
+            id: format!("synth{}_{index:06}", self.seed),
+            s1,
+            s2,
+            geo,
+            label: Some(class as u32),
+            mask: Some(land.classes),
+        })
     }
 }
 
@@ -144,7 +158,9 @@ fn observe(land: &Land, mut view: Stream, px: usize) -> (Vec<f32>, Vec<f32>) {
         let shade = 1.0 - 0.16 * cover.relief;
         let mut spectrum = SNOW.s2.map(|value| value * cover.snow);
         let mut echo = snow_echo.map(|value| value * cover.snow);
-        for ((share, member), member_echo) in cover.shares.iter().zip(&END_MEMBERS).zip(&echoes).filter(|((share, _), _)| **share > 0.0) {
+        for ((share, member), member_echo) in
+            cover.shares.iter().zip(&END_MEMBERS).zip(&echoes).filter(|((share, _), _)| **share > 0.0)
+        {
             spectrum.iter_mut().zip(member.s2).for_each(|(sum, value)| *sum += ground * share * value);
             echo.iter_mut().zip(member_echo).for_each(|(sum, value)| *sum += ground * share * value);
         }
@@ -163,7 +179,14 @@ fn observe(land: &Land, mut view: Stream, px: usize) -> (Vec<f32>, Vec<f32>) {
             replicate_means(pixels, px);
         }
         // Scattered light adds most in the blue; 1.9, 1.6, 1.4 are the visible bands' shares.
-        let veil = haze * match *name { "B02" => 1.9, "B03" => 1.6, "B04" => 1.4, "B05" => 1.2, _ => 0.3 };
+        let veil = haze
+            * match *name {
+                "B02" => 1.9,
+                "B03" => 1.6,
+                "B04" => 1.4,
+                "B05" => 1.2,
+                _ => 0.3,
+            };
         for (i, value) in pixels.iter_mut().enumerate() {
             // One draw for each pixel the sensor has: 2 x 2 of ours where it sees 20 m.
             let seen = if coarse { i / px / 2 * px + i % px / 2 } else { i };
@@ -201,7 +224,8 @@ mod tests {
         let source = Synth::new(8, 7, 48);
         let forward: Vec<Pair> = (0..8).map(|i| source.pair(i).unwrap()).collect();
         let threads: Vec<Pair> = std::thread::scope(|scope| {
-            let jobs: Vec<_> = (0..8).rev().map(|i| scope.spawn(move || Synth::new(99, 7, 48).pair(i).unwrap())).collect();
+            let jobs: Vec<_> =
+                (0..8).rev().map(|i| scope.spawn(move || Synth::new(99, 7, 48).pair(i).unwrap())).collect();
             jobs.into_iter().rev().map(|j| j.join().unwrap()).collect()
         });
         assert!(forward == threads);

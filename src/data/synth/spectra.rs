@@ -56,7 +56,8 @@ pub const END_MEMBERS: [EndMember; MEMBERS] = [
 ];
 
 /// Spectrum and backscatter of snow, which covers open ground in cold climates.
-pub const SNOW: EndMember = member([7400.0, 7500.0, 7300.0, 7000.0, 7400.0, 7300.0, 7200.0, 900.0, 700.0, 6900.0], [-13.5, -20.0]);
+pub const SNOW: EndMember =
+    member([7400.0, 7500.0, 7300.0, 7000.0, 7400.0, 7300.0, 7200.0, 900.0, 700.0, 6900.0], [-13.5, -20.0]);
 
 /// How a climate changes surfaces; every field but the latitude is a share of 1.
 pub struct Climate {
