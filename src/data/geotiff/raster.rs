@@ -1,8 +1,11 @@
 //! One scene of one sensor: where its bands are, which pixels are valid, and what unit they have.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Once;
+use std::time::SystemTime;
 
 use gdal::errors::GdalError;
 use gdal::raster::ResampleAlg;
@@ -121,6 +124,27 @@ pub fn open(path: &Path) -> Result<Dataset> {
     }
 }
 
+/// A file opened by this thread not long ago, whose decoded blocks GDAL still holds: tiles of one block decode it once.
+fn recent(path: &Path) -> Result<Rc<Dataset>> {
+    /// Enough for a pair with one file a band.
+    const KEPT: usize = 16;
+    type State = (PathBuf, u64, Option<SystemTime>);
+    thread_local!(static RECENT: RefCell<VecDeque<(State, Rc<Dataset>)>> = const { RefCell::new(VecDeque::new()) });
+    // Length and time tell a file that was written anew.
+    let about = std::fs::metadata(path).ok();
+    let modified = about.as_ref().and_then(|m| m.modified().ok());
+    let state = (path.to_path_buf(), about.map_or(0, |m| m.len()), modified);
+    RECENT.with_borrow_mut(|recent| {
+        if let Some((_, dataset)) = recent.iter().find(|(known, _)| *known == state) {
+            return Ok(dataset.clone());
+        }
+        let dataset = Rc::new(open(path)?);
+        recent.truncate(KEPT - 1);
+        recent.push_front((state, dataset.clone()));
+        Ok(dataset)
+    })
+}
+
 impl Raster {
     /// Reads the headers of a sensor's scene and finds its bands; `order` names the bands of files that do not.
     pub fn of_sensor(scene: &SceneFiles, sensor: Sensor, order: Option<&[String]>) -> Result<Self> {
@@ -220,8 +244,8 @@ impl Raster {
     /// Opens the files that hold bands in use, once for many windows.
     pub fn reader(&self) -> Result<Reader<'_>> {
         let used = |file: usize| self.bands.iter().any(|band| band.file == file);
-        let files =
-            self.files.iter().enumerate().map(|(i, path)| if used(i) { open(path).map(Some) } else { Ok(None) });
+        let files = self.files.iter().enumerate();
+        let files = files.map(|(i, path)| if used(i) { recent(path).map(Some) } else { Ok(None) });
         Ok(Reader { raster: self, files: files.collect::<Result<_>>()? })
     }
 
@@ -258,7 +282,7 @@ impl Raster {
 /// A scene with its files open, for one thread.
 pub struct Reader<'a> {
     raster: &'a Raster,
-    files: Vec<Option<Dataset>>,
+    files: Vec<Option<Rc<Dataset>>>,
 }
 
 impl Reader<'_> {
