@@ -185,3 +185,49 @@ fn scatter_backward_mask(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_work
     }
     dmask[i] = sum;
 }
+
+struct Table {
+    total: u32,
+    d: u32,
+    experts: u32,
+    slots: u32, // per expert
+    batch: u32,
+    accumulate: u32,
+}
+@group(0) @binding(0) var<uniform> w: Table;
+@group(0) @binding(1) var<storage, read> table: array<f32>;        // [G, experts, slots, d]
+@group(0) @binding(2) var<storage, read_write> spread: array<f32>; // [G, B, slots, experts, d]
+
+@compute @workgroup_size(64)
+fn spread_slots(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                @builtin(local_invocation_index) lane: u32) {
+    let i = element(id, groups, lane);
+    if i >= w.total {
+        return;
+    }
+    let e = i / w.d % w.experts;
+    let j = i / w.d / w.experts % w.slots;
+    let g = i / w.d / w.experts / w.slots / w.batch;
+    spread[i] = table[((g * w.experts + e) * w.slots + j) * w.d + i % w.d];
+}
+
+@group(0) @binding(1) var<storage, read> dspread: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dtable: array<f32>;
+
+// Sum over the batch: one lane a value of the table.
+@compute @workgroup_size(64)
+fn spread_slots_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                         @builtin(local_invocation_index) lane: u32) {
+    let i = element(id, groups, lane);
+    if i >= w.total {
+        return;
+    }
+    let j = i / w.d % w.slots;
+    let e = i / w.d / w.slots % w.experts;
+    let g = i / w.d / w.slots / w.experts;
+    var sum = select(0.0, dtable[i], w.accumulate != 0u);
+    for (var b = 0u; b < w.batch; b += 1u) {
+        sum += dspread[(((g * w.batch + b) * w.slots + j) * w.experts + e) * w.d + i % w.d];
+    }
+    dtable[i] = sum;
+}

@@ -12,4 +12,4 @@ pub use basic::{add, fill, scale};
 pub use matmul::{Mlp, linear, mlp};
 pub use norms::{layer_norm, rms_norm};
 pub use reduce::{mean_axis, segment_mean, sum_scaled};
-pub use tokens::{assemble, patches, scatter};
+pub use tokens::{assemble, patches, scatter, spread_slots};

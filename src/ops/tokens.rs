@@ -14,6 +14,9 @@ const SCATTER: Kernel = Kernel::new("tokens", "scatter");
 const SCATTER_BACKWARD: Kernel = Kernel::new("tokens", "scatter_backward");
 const SCATTER_BACKWARD_MASK: Kernel = Kernel::new("tokens", "scatter_backward_mask");
 
+const SPREAD_SLOTS: Kernel = Kernel::new("tokens", "spread_slots");
+const SPREAD_SLOTS_BACKWARD: Kernel = Kernel::new("tokens", "spread_slots_backward");
+
 /// In a restore table, a patch the encoder did not see.
 pub const HIDDEN: u32 = u32::MAX;
 
@@ -107,6 +110,41 @@ pub fn scatter(
         Ok(())
     });
     Ok(y)
+}
+
+/// A table of slots for every sequence of a batch: `table` [G, E, p, D] -> [G, B, p, E, D].
+///
+/// # Errors
+/// A table without four dimensions.
+pub fn spread_slots(t: &mut Tape, table: Tensor, batch: usize) -> Result<Tensor> {
+    let [g, e, p, d] = table.dims("spread_slots: table")?;
+    let y = t.value([g, batch, p, e, d], &[table]);
+    let words = move |total: usize, accumulate: bool| words![total, d, e, p, batch, accumulate].to_vec();
+    t.launch(SPREAD_SLOTS, groups(y.elems()), &[table.into(), y.into()], &words(y.elems(), false));
+    t.on_backward(move |t| {
+        if let (Some(dy), Some(out)) = (t.grad(y), t.grad_out(table)) {
+            let args = [dy.into(), out.tensor.into()];
+            let words = words(table.elems(), out.accumulate);
+            t.launch(SPREAD_SLOTS_BACKWARD, groups(table.elems()), &args, &words);
+        }
+        Ok(())
+    });
+    Ok(y)
+}
+
+/// The specification of [`spread_slots`].
+pub fn spread_slots_reference(table: &[f64], [g, e, p, d]: [usize; 4], batch: usize) -> Vec<f64> {
+    let mut y = Vec::with_capacity(table.len() * batch);
+    for group in 0..g {
+        for _ in 0..batch {
+            for j in 0..p {
+                for expert in 0..e {
+                    y.extend_from_slice(&table[((group * e + expert) * p + j) * d..][..d]);
+                }
+            }
+        }
+    }
+    y
 }
 
 /// The specification of [`patches`].
