@@ -3,5 +3,6 @@
 mod harness;
 
 mod basic;
+mod masked_loss;
 mod portability;
 mod reduce;

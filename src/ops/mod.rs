@@ -1,7 +1,9 @@
 //! Operations: one file per kernel family, each with its shapes, forward, backward and f64 reference.
 
 mod basic;
+pub mod masked_loss;
 pub mod reduce;
 
 pub use basic::{add, fill, scale};
+pub use masked_loss::masked_patch_loss;
 pub use reduce::{mean_axis, segment_mean, sum_scaled};
