@@ -4,5 +4,6 @@ mod harness;
 
 mod basic;
 mod masked_loss;
+mod nt_xent;
 mod portability;
 mod reduce;

@@ -2,8 +2,10 @@
 
 mod basic;
 pub mod masked_loss;
+pub mod nt_xent;
 pub mod reduce;
 
 pub use basic::{add, fill, scale};
 pub use masked_loss::masked_patch_loss;
+pub use nt_xent::{nt_xent, nt_xent_stacked};
 pub use reduce::{mean_axis, segment_mean, sum_scaled};
