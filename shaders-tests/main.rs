@@ -3,6 +3,7 @@
 mod harness;
 
 mod basic;
+mod cls_rows;
 mod gram;
 mod masked_loss;
 mod nt_xent;

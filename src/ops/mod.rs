@@ -1,12 +1,14 @@
 //! Operations: one file per kernel family, each with its shapes, forward, backward and f64 reference.
 
 mod basic;
+pub mod cls_rows;
 pub mod gram;
 pub mod masked_loss;
 pub mod nt_xent;
 pub mod reduce;
 
 pub use basic::{add, fill, scale};
+pub use cls_rows::cls_rows;
 pub use gram::gram_square;
 pub use masked_loss::masked_patch_loss;
 pub use nt_xent::{nt_xent, nt_xent_stacked};
