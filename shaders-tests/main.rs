@@ -8,4 +8,5 @@ mod gram;
 mod masked_loss;
 mod nt_xent;
 mod portability;
+mod prepare;
 mod reduce;

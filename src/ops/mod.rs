@@ -5,6 +5,7 @@ pub mod cls_rows;
 pub mod gram;
 pub mod masked_loss;
 pub mod nt_xent;
+pub mod prepare;
 pub mod reduce;
 
 pub use basic::{add, fill, scale};
@@ -12,4 +13,5 @@ pub use cls_rows::cls_rows;
 pub use gram::gram_square;
 pub use masked_loss::masked_patch_loss;
 pub use nt_xent::{nt_xent, nt_xent_stacked};
+pub use prepare::prepare;
 pub use reduce::{mean_axis, segment_mean, sum_scaled};
