@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod adamw;
 mod basic;
 mod cls_rows;
 mod gram;

@@ -36,7 +36,8 @@ macro_rules! sources {
 }
 
 /// Every kernel file by name.
-const SOURCES: &[(&str, &str)] = sources!["basic", "cls_rows", "gram", "masked_loss", "nt_xent", "prepare", "reduce"];
+const SOURCES: &[(&str, &str)] =
+    sources!["adamw", "basic", "cls_rows", "gram", "masked_loss", "nt_xent", "prepare", "reduce"];
 
 const INCLUDES: &[(&str, &str)] = &[
     ("grid", include_str!("../../kernels/include/grid.wgsl")),

@@ -1,5 +1,6 @@
 //! Operations: one file per kernel family, each with its shapes, forward, backward and f64 reference.
 
+pub mod adamw;
 mod basic;
 pub mod cls_rows;
 pub mod gram;
