@@ -97,7 +97,9 @@ fn scatter_matches_reference() {
 
 #[test]
 fn spread_slots_matches_reference() {
-    for ([g, e, p, d], batch) in [([1, 1, 1, 1], 1), ([1, 2, 3, 4], 2), ([2, 3, 1, 8], 3), ([2, 8, 5, 31], 4), ([1, 4, 7, 65], 5)] {
+    for ([g, e, p, d], batch) in
+        [([1, 1, 1, 1], 1), ([1, 2, 3, 4], 2), ([2, 3, 1, 8], 3), ([2, 8, 5, 31], 4), ([1, 4, 7, 65], 5)]
+    {
         check(
             &format!("spread_slots {g} {e} {p} {d} x {batch}"),
             &[In::normal(1, &[g, e, p, d])],

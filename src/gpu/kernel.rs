@@ -38,10 +38,16 @@ macro_rules! sources {
 /// Every kernel file by name.
 #[rustfmt::skip]
 const SOURCES: &[(&str, &str)] = sources![
+    "adamw",
     "attention",
     "basic",
+    "cls_rows",
+    "gram",
     "layer_norm",
+    "masked_loss",
     "matmul",
+    "nt_xent",
+    "prepare",
     "reduce",
     "rms_norm",
     "tokens",

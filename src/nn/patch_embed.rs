@@ -59,7 +59,16 @@ mod tests {
         assert!(table[..d].iter().all(|v| *v == 0.0));
         // Patch 5 is row 1, column 2; omega is 1 and 1/100.
         let row = &table[6 * d..7 * d];
-        let expected = [2f64.sin(), 0.02f64.sin(), 2f64.cos(), 0.02f64.cos(), 1f64.sin(), 0.01f64.sin(), 1f64.cos(), 0.01f64.cos()];
+        let expected = [
+            2f64.sin(),
+            0.02f64.sin(),
+            2f64.cos(),
+            0.02f64.cos(),
+            1f64.sin(),
+            0.01f64.sin(),
+            1f64.cos(),
+            0.01f64.cos(),
+        ];
         for (got, want) in row.iter().zip(expected) {
             assert!((f64::from(*got) - want).abs() < 1e-7, "{row:?}");
         }

@@ -1,0 +1,47 @@
+// The first token of every sequence: x [B, tokens, width] -> y [B, width]. One lane an element, of what is written.
+// Bytes: y twice, and for the first gradient dx once. FLOPs: none.
+struct P {
+    n: u32,
+    tokens: u32,
+    width: u32,
+}
+@group(0) @binding(0) var<uniform> p: P;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+
+//@include grid
+
+// y[b] = x[b, 0]
+@compute @workgroup_size(64)
+fn gather(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+          @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(id, groups) * 64u + lane;
+    if i < p.n {
+        y[i] = x[i / p.width * p.tokens * p.width + i % p.width];
+    }
+}
+
+// dx[b, 0] = dy[b], dx elsewhere 0
+@compute @workgroup_size(64)
+fn scatter(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(id, groups) * 64u + lane;
+    if i < p.n {
+        let row = i / p.width;
+        if row % p.tokens == 0u {
+            y[i] = x[row / p.tokens * p.width + i % p.width];
+        } else {
+            y[i] = 0.0;
+        }
+    }
+}
+
+// dx[b, 0] += dy[b]
+@compute @workgroup_size(64)
+fn scatter_add(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(id, groups) * 64u + lane;
+    if i < p.n {
+        y[i / p.width * p.tokens * p.width + i % p.width] += x[i];
+    }
+}
