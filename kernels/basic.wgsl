@@ -33,3 +33,15 @@ fn scale(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: 
         y[i] = p.value * x[i] + select(0.0, y[i], p.accumulate != 0u);
     }
 }
+
+@group(0) @binding(3) var<storage, read> z: array<f32>;
+
+// y = x + z
+@compute @workgroup_size(64)
+fn add(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+       @builtin(local_invocation_index) lane: u32) {
+    let i = element(id, groups, lane);
+    if i < p.n {
+        y[i] = x[i] + z[i];
+    }
+}

@@ -3,11 +3,15 @@
 mod harness;
 
 mod adamw;
+mod attention;
 mod basic;
 mod cls_rows;
 mod gram;
 mod masked_loss;
+mod matmul;
+mod norms;
 mod nt_xent;
 mod portability;
 mod prepare;
 mod reduce;
+mod tokens;

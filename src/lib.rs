@@ -7,14 +7,18 @@ pub mod tensor;
 
 pub mod ops;
 
-pub mod loss;
-pub mod model;
+pub mod data;
+
 pub mod nn;
+
+pub mod model;
+
+pub mod loss;
 
 pub mod train;
 
-pub mod data;
 pub mod eval;
+
 pub mod sampling;
 
 pub mod cli;

@@ -4,7 +4,7 @@
 //! - `//@include NAME` pastes `kernels/include/NAME.wgsl`.
 //! - Lines between `//@repeat COUNT` and `//@end` are written for index 0 and repeated for 0..COUNT: a name's
 //!   suffix `_0` becomes `_i` and the literal `0u` becomes `iu`. `COUNT` is a number or a name the caller sets
-//!   (`ROWS`), so that one file gives every register block.
+//!   (`ROWS`), so that one file gives every register block; `const ROWS` follows it.
 
 use std::fmt::Write;
 
@@ -36,11 +36,27 @@ macro_rules! sources {
 }
 
 /// Every kernel file by name.
-const SOURCES: &[(&str, &str)] =
-    sources!["adamw", "basic", "cls_rows", "gram", "masked_loss", "nt_xent", "prepare", "reduce"];
+#[rustfmt::skip]
+const SOURCES: &[(&str, &str)] = sources![
+    "adamw",
+    "attention",
+    "basic",
+    "cls_rows",
+    "gram",
+    "layer_norm",
+    "masked_loss",
+    "matmul",
+    "nt_xent",
+    "prepare",
+    "reduce",
+    "rms_norm",
+    "tokens",
+];
 
 const INCLUDES: &[(&str, &str)] = &[
+    ("gelu", include_str!("../../kernels/include/gelu.wgsl")),
     ("grid", include_str!("../../kernels/include/grid.wgsl")),
+    ("row_sum", include_str!("../../kernels/include/row_sum.wgsl")),
     ("workgroup", include_str!("../../kernels/include/workgroup.wgsl")),
 ];
 
@@ -74,6 +90,8 @@ pub fn source(file: &str, rows: u32) -> String {
                     let _ = writeln!(out, "{}", numbered(line, i));
                 }
             }
+        } else if mark.starts_with("const ROWS: u32") {
+            let _ = writeln!(out, "const ROWS: u32 = {}u;", rows.max(1));
         } else if let Some((_, lines)) = &mut block {
             lines.push(line);
         } else {

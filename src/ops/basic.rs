@@ -7,6 +7,7 @@ use anyhow::Result;
 
 const FILL: Kernel = Kernel::new("basic", "fill");
 const SCALE: Kernel = Kernel::new("basic", "scale");
+const ADD: Kernel = Kernel::new("basic", "add");
 const LANES: usize = 64;
 
 /// Sets every element of `y`.
@@ -38,21 +39,24 @@ pub fn scale(t: &mut Tape, x: Tensor, value: f32) -> Result<Tensor> {
     Ok(y)
 }
 
-/// `y = a + b`, equal shapes.
+/// `y = a + b`, equal shapes; `a` the value whose gradient other ops add to (a residual stream).
 ///
 /// # Errors
 /// Unequal shapes.
 pub fn add(t: &mut Tape, a: Tensor, b: Tensor) -> Result<Tensor> {
     b.expect("add: b", a.shape())?;
     let y = t.value(a.shape(), &[a, b]);
-    scale_into(t, a, 1.0, GradOut { tensor: y, accumulate: false });
-    scale_into(t, b, 1.0, GradOut { tensor: y, accumulate: true });
+    let n = y.elems();
+    let args = [y.into(), a.into(), b.into()];
+    t.launch(ADD, n.div_ceil(LANES) as u64, &args, words![n, 1.0f32, false]).flops(n as f64);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
-        for x in [a, b] {
-            if let Some(dx) = t.grad_out(x) {
-                scale_into(t, dy, 1.0, dx);
-            }
+        // b first: a may take over the buffer of dy.
+        if let Some(db) = t.grad_out(b) {
+            scale_into(t, dy, 1.0, db);
+        }
+        if let Some(da) = t.pass_grad(y, a) {
+            scale_into(t, dy, 1.0, da);
         }
         Ok(())
     });

@@ -1,0 +1,199 @@
+// Grouped matrix products, C[g] = A[g] B[g], in three steps of one idea: B is packed into panels once, and a
+// workgroup then keeps ROWS x (4 LANES) of C in registers while it walks along k.
+//
+//   A     any strides: element (m, k) at a_row m + a_col k, so that A or its transpose is read as it lies
+//   B     panels [N / (4 LANES)][K][LANES] of vec4, zero beyond N
+//   C     rows c_row apart
+// Group g of a matrix starts at (g / inner) outer + (g % inner) inner_stride, so that the experts' rows may lie one
+// beside the other.
+//
+// A lane owns four columns and ROWS rows: per k one vec4 of B (its neighbours' lie beside it) and ROWS values of A
+// that are the same for the whole workgroup. No shared memory, no barriers. Workgroups run along m first, so that
+// neighbours share a panel.   FLOPs 2 G M N K;   bytes 4 G (M K + K N + M N) at least.
+
+override LANES: u32 = 8u;
+override EPILOGUE: u32 = 0u;
+const ROWS: u32 = 1u;
+
+// What happens to a product before it is stored.
+const PLAIN: u32 = 0u;     // c = ab + bias, or c += ab
+const RESIDUAL: u32 = 1u;  // c = extra + ab + bias
+const GELU: u32 = 2u;      // extra = ab + bias, c = GELU(extra)
+const GELU_GRAD: u32 = 3u; // c = ab GELU'(extra)
+
+struct Lie {
+    row: u32,
+    col: u32,
+    outer: u32,
+    inner_stride: u32,
+    inner: u32,
+    first: u32, // the number of the binding's first group
+    pad_a: u32,
+    pad_b: u32,
+}
+
+fn start_of(lie: Lie, g: u32) -> u32 {
+    let index = lie.first + g;
+    return index / lie.inner * lie.outer + index % lie.inner * lie.inner_stride;
+}
+
+struct P {
+    m: u32,
+    n: u32,
+    k: u32,
+    row_blocks: u32,
+    panels: u32,
+    groups: u32,
+    accumulate: u32,
+    has_bias: u32,
+    a: Lie,
+    c: Lie,
+}
+@group(0) @binding(0) var<uniform> p: P;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>; // [groups, n]
+@group(0) @binding(4) var<storage, read_write> c: array<f32>;
+@group(0) @binding(5) var<storage, read_write> extra: array<f32>; // as c
+
+//@include grid
+//@include gelu
+
+fn bias_at(g: u32, column: u32) -> vec4<f32> {
+    if p.has_bias == 0u {
+        return vec4<f32>(0.0);
+    }
+    let at = g * p.n;
+    let last = p.n - 1u;
+    return vec4<f32>(bias[at + min(column, last)], bias[at + min(column + 1u, last)],
+                     bias[at + min(column + 2u, last)], bias[at + min(column + 3u, last)]);
+}
+
+fn finish(at: u32, value: f32) {
+    switch EPILOGUE {
+        case RESIDUAL: {
+            c[at] = extra[at] + value;
+        }
+        case GELU: {
+            extra[at] = value;
+            c[at] = gelu(value);
+        }
+        case GELU_GRAD: {
+            c[at] = value * gelu_grad(extra[at]);
+        }
+        default: {
+            if p.accumulate != 0u {
+                c[at] += value;
+            } else {
+                c[at] = value;
+            }
+        }
+    }
+}
+
+fn store(at: u32, column: u32, value: vec4<f32>) {
+    if column < p.n { finish(at, value.x); }
+    if column + 1u < p.n { finish(at + 1u, value.y); }
+    if column + 2u < p.n { finish(at + 2u, value.z); }
+    if column + 3u < p.n { finish(at + 3u, value.w); }
+}
+
+@compute @workgroup_size(LANES)
+fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let index = group_index(id, groups);
+    let row = (index % p.row_blocks) * ROWS;
+    let panel = index / p.row_blocks; // over all groups
+    let g = panel / p.panels;
+    if g >= p.groups {
+        return;
+    }
+    let column = ((panel % p.panels) * LANES + lane) * 4u;
+    let start = start_of(p.a, g);
+    let first = bias_at(g, column);
+    //@repeat ROWS
+    let row_0 = start + min(row + 0u, p.m - 1u) * p.a.row;
+    var acc_0 = first;
+    //@end
+    var at_b = panel * p.k * LANES + lane;
+    for (var k = 0u; k < p.k; k += 1u) {
+        let v = b[at_b];
+        let ka = k * p.a.col;
+        //@repeat ROWS
+        acc_0 = fma(vec4<f32>(a[row_0 + ka]), v, acc_0);
+        //@end
+        at_b += LANES;
+    }
+    let out = start_of(p.c, g) + row * p.c.row + column;
+    //@repeat ROWS
+    if row + 0u < p.m { store(out + 0u * p.c.row, column, acc_0); }
+    //@end
+}
+
+struct Pack {
+    n: u32,
+    k: u32,
+    panels: u32,
+    total: u32, // vec4s of all panels
+    b: Lie,     // row: from one k to the next; col: from one n to the next
+}
+@group(0) @binding(0) var<uniform> q: Pack;
+@group(0) @binding(1) var<storage, read> source: array<f32>;
+@group(0) @binding(2) var<storage, read_write> packed: array<vec4<f32>>;
+
+fn source_at(row: u32, n: u32) -> f32 {
+    return select(0.0, source[row + min(n, q.n - 1u) * q.b.col], n < q.n);
+}
+
+// B of any strides into panels: one lane a vec4.
+@compute @workgroup_size(64)
+fn pack(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(id, groups) * 64u + lane;
+    if i >= q.total {
+        return;
+    }
+    let k = i / LANES % q.k;
+    let panel = i / (LANES * q.k);
+    let g = panel / q.panels;
+    let n = ((panel % q.panels) * LANES + i % LANES) * 4u;
+    let row = start_of(q.b, g) + k * q.b.row;
+    packed[i] = vec4<f32>(source_at(row, n), source_at(row, n + 1u), source_at(row, n + 2u), source_at(row, n + 3u));
+}
+
+struct Sum {
+    rows: u32,
+    n: u32,
+    groups: u32,
+    blocks: u32, // workgroups a group
+    accumulate: u32,
+    pad_a: u32,
+    pad_b: u32,
+    pad_c: u32,
+    terms: Lie,
+}
+@group(0) @binding(0) var<uniform> s: Sum;
+@group(0) @binding(1) var<storage, read> terms: array<f32>;
+@group(0) @binding(2) var<storage, read_write> sums: array<f32>; // [groups, n]
+
+// sums[g, n] = sum over rows, the gradient of a bias: one lane a column.
+@compute @workgroup_size(LANES)
+fn column_sums(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let index = group_index(id, groups);
+    let g = index / s.blocks;
+    let n = (index % s.blocks) * LANES + lane;
+    if g >= s.groups || n >= s.n {
+        return;
+    }
+    var sum = 0.0;
+    var at = start_of(s.terms, g) + n;
+    for (var r = 0u; r < s.rows; r += 1u) {
+        sum += terms[at];
+        at += s.terms.row;
+    }
+    if s.accumulate != 0u {
+        sum += sums[g * s.n + n];
+    }
+    sums[g * s.n + n] = sum;
+}

@@ -1,0 +1,111 @@
+use crate::harness::{In, check};
+use csmoe::ops::attention::{combine, dispatch, multi_head, multi_head_reference, reference};
+use csmoe::ops::reduce::scalar_reference;
+use csmoe::ops::{add, scale, sum_scaled};
+
+#[test]
+fn multi_head_matches_reference() {
+    // [sequences, tokens, heads, head width]
+    for dims @ [s, n, heads, d] in [
+        [1, 1, 1, 1],
+        [1, 2, 1, 3],
+        [1, 3, 2, 4],
+        [2, 5, 1, 8],
+        [1, 7, 3, 5],
+        [2, 15, 2, 16],
+        [1, 16, 1, 32],
+        [1, 17, 2, 31],
+        [2, 31, 1, 33],
+        [1, 33, 2, 64],
+        [1, 50, 3, 7],
+        [3, 13, 4, 12],
+        [1, 99, 1, 32],
+        [1, 113, 1, 4],
+        [1, 224, 1, 3],
+        [1, 225, 1, 2],
+        [1, 257, 1, 5],
+        [1, 449, 1, 2],
+        [2, 4, 5, 65],
+        [1, 11, 2, 129],
+    ] {
+        check(
+            &format!("attention {dims:?}"),
+            &[In::normal(1, &[s, n, 3 * heads * d])],
+            |t, x| multi_head(t, x[0], heads),
+            |x| multi_head_reference(&x[0], dims),
+        );
+    }
+}
+
+/// [sequences, slots, tokens, width]
+const MOE: [[usize; 4]; 20] = [
+    [1, 1, 1, 1],
+    [1, 1, 2, 3],
+    [1, 2, 1, 4],
+    [2, 4, 3, 5],
+    [1, 8, 5, 8],
+    [3, 7, 11, 2],
+    [2, 8, 8, 16],
+    [1, 15, 17, 31],
+    [1, 16, 16, 32],
+    [1, 17, 15, 33],
+    [2, 24, 20, 24],
+    [1, 56, 51, 12],
+    [1, 31, 100, 8],
+    [1, 104, 99, 6],
+    [1, 112, 113, 4],
+    [1, 113, 112, 3],
+    [1, 225, 30, 4],
+    [1, 30, 225, 4],
+    [2, 40, 40, 65],
+    [1, 8, 6, 257],
+];
+
+#[test]
+fn dispatch_matches_reference() {
+    for dims @ [z, s, n, d] in MOE {
+        // Value and entropy are both used, so that their gradients meet. Small values keep the weights soft.
+        check(
+            &format!("dispatch {dims:?}"),
+            &[In::normal(1, &[z, s, d]), In::normal(2, &[z, n, d])],
+            |t, x| {
+                let slots = scale(t, x[0], 0.3)?;
+                let tokens = scale(t, x[1], 0.5)?;
+                let (o, entropy) = dispatch(t, slots, tokens, tokens, 2.0)?;
+                let total = sum_scaled(t, entropy, 0.25)?;
+                let flat = scale(t, o, 1.0)?.reshape([z * s * d])?;
+                t.concat(&[total, flat])
+            },
+            |x| {
+                let slots: Vec<f64> = x[0].iter().map(|v| v * f64::from(0.3f32)).collect();
+                let tokens: Vec<f64> = x[1].iter().map(|v| v * 0.5).collect();
+                let (o, w) = reference(&slots, &tokens, &tokens, [z, s, n, d], 0.5);
+                let entropy: f64 = w.iter().map(|a| a * (a + 1e-8).ln()).sum::<f64>() * 0.25;
+                let mut all = scalar_reference(entropy);
+                all.extend(o);
+                all
+            },
+        );
+    }
+}
+
+#[test]
+fn combine_matches_reference() {
+    for dims @ [z, s, n, d] in MOE {
+        // As in a layer: the tokens are also what the result is added to.
+        check(
+            &format!("combine {dims:?}"),
+            &[In::normal(1, &[z, n, d]), In::normal(2, &[z, s, d]), In::normal(3, &[z, s, d])],
+            |t, x| {
+                let slots = scale(t, x[1], 0.3)?;
+                let o = combine(t, x[0], slots, x[2])?;
+                add(t, o, x[0])
+            },
+            |x| {
+                let slots: Vec<f64> = x[1].iter().map(|v| v * f64::from(0.3f32)).collect();
+                let (o, _) = reference(&x[0], &slots, &x[2], [z, n, s, d], 1.0);
+                o.iter().zip(&x[0]).map(|(a, b)| a + b).collect()
+            },
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! Attention without its matrix in memory: multi-head attention, and the dispatch and combine of Soft MoE.
+//!                                                                                   kernels/attention.wgsl
+
+use crate::gpu::Kernel;
+use crate::tensor::{Tape, Tensor};
+use crate::words;
+use anyhow::{Result, bail};
+
+/// Rows of a sequence a workgroup takes.
+const ROWS: u32 = 16;
+const FORWARD: Kernel = Kernel::new("attention", "forward").rows(ROWS);
+const ENTROPY: Kernel = Kernel::new("attention", "entropy").rows(ROWS);
+const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
+const BACKWARD_Q: Kernel = Kernel::new("attention", "backward_q").rows(ROWS);
+const BACKWARD_KV: Kernel = Kernel::new("attention", "backward_kv").rows(ROWS);
+
+/// How the rows of all sequences lie in a tensor: sequence `z` starts at `base + z / inner * outer + z % inner *
+/// inner_stride`, and its rows are `row` elements apart.
+#[derive(Clone, Copy)]
+struct Lie {
+    outer: usize,
+    inner: usize,
+    row: usize,
+    base: usize,
+}
+
+impl Lie {
+    /// Sequences one after the other.
+    fn plain(rows: usize, d: usize) -> Self {
+        Lie { outer: rows * d, inner: 0, row: d, base: 0 }
+    }
+
+    fn words(self) -> [u32; 4] {
+        [self.outer, self.inner, self.row, self.base].map(|v| v as u32)
+    }
+}
+
+/// The sizes of an attention: `z` sequences (`inner` of them share an outer stride), `nq` queries, `nk` keys of `d`.
+#[derive(Clone, Copy)]
+struct Size {
+    z: usize,
+    inner: usize,
+    nq: usize,
+    nk: usize,
+    d: usize,
+    scale: f32,
+}
+
+/// A side of an attention: a tensor and how its rows lie.
+type Side = (Tensor, Lie);
+
+const ADD_Q: u32 = 1;
+const ADD_K: u32 = 2;
+const ADD_V: u32 = 4;
+const SAME_KV: u32 = 8;
+const HAS_ENTROPY: u32 = 16;
+
+fn words(size: Size, rows: usize, flags: u32, lies: [Lie; 4]) -> Vec<u32> {
+    let blocks = rows.div_ceil(ROWS as usize);
+    let mut words = words![size.nq, size.nk, size.d, size.z, size.inner, blocks, size.scale, flags].to_vec();
+    words.extend(lies.iter().flat_map(|l| l.words()));
+    words
+}
+
+/// Records the attention of `q` over `k` and `v` into `o`; with `entropy` [z, nq] also, by row, the sum of
+/// `alpha ln(alpha + 1e-8)` over the weights.
+fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy: Option<Tensor>) {
+    let Size { z, nq, nk, d, .. } = size;
+    let lanes = t.target.lanes.min(64);
+    let lies = [q.1, k.1, v.1, o.1];
+    let groups = move |rows: usize| (z * rows.div_ceil(ROWS as usize)) as u64;
+    let pairs = z as f64 * nq as f64 * nk as f64 * d as f64;
+    let lse = t.saved([z * nq]);
+    let args = [q.0.into(), k.0.into(), v.0.into(), o.0.into(), lse.into()];
+    t.launch(FORWARD, groups(nq), &args, &words(size, nq, 0, lies)).constant("LANES", lanes).flops(4.0 * pairs);
+    let slopes = t.saved([z * nq]);
+    if let Some(entropy) = entropy {
+        let args = [q.0.into(), k.0.into(), lse.into(), entropy.into(), slopes.into()];
+        t.launch(ENTROPY, groups(nq), &args, &words(size, nq, 0, lies)).constant("LANES", lanes).flops(2.0 * pairs);
+    }
+    t.on_backward(move |t| {
+        let dentropy = entropy.and_then(|e| t.grad(e));
+        let Some(dout) = t.grad(o.0) else { return Ok(()) };
+        let delta = t.saved([z * nq, 2]);
+        let mut flags = if dentropy.is_some() { HAS_ENTROPY } else { 0 };
+        {
+            let mut w = words![nq, d, z, size.inner, dentropy.is_some(), 0u32, 0u32, 0u32].to_vec();
+            w.extend(o.1.words());
+            let (slopes, dentropy) = dentropy.map_or((lse, lse), |g| (slopes, g));
+            let args = [o.0.into(), dout.into(), slopes.into(), dentropy.into(), delta.into()];
+            t.launch(ROW_DELTA, (z * nq).div_ceil(64) as u64, &args, &w).flops(2.0 * (z * nq * d) as f64);
+        }
+        let dq = t.grad_out(q.0);
+        let same_qk = q.0 == k.0;
+        if let Some(dq) = dq {
+            let add = if dq.accumulate { ADD_Q } else { 0 };
+            let args = [q.0.into(), k.0.into(), v.0.into(), dout.into(), lse.into(), delta.into(), dq.tensor.into()];
+            t.launch(BACKWARD_Q, groups(nq), &args, &words(size, nq, flags | add, lies))
+                .constant("LANES", lanes)
+                .flops(6.0 * pairs);
+        }
+        // In multi-head attention q, k and v are parts of one tensor: its gradient is one buffer, whose parts are
+        // each written once.
+        let (dk, dv) = if same_qk {
+            (dq, dq)
+        } else if k.0 == v.0 {
+            flags |= SAME_KV;
+            let dk = t.grad_out(k.0);
+            (dk, dk)
+        } else {
+            (t.grad_out(k.0), t.grad_out(v.0))
+        };
+        if let (Some(dk), Some(dv)) = (dk, dv) {
+            flags |= if dk.accumulate { ADD_K } else { 0 } | if dv.accumulate { ADD_V } else { 0 };
+            let args = [
+                q.0.into(),
+                k.0.into(),
+                v.0.into(),
+                dout.into(),
+                lse.into(),
+                delta.into(),
+                dk.tensor.into(),
+                dv.tensor.into(),
+            ];
+            t.launch(BACKWARD_KV, groups(nk), &args, &words(size, nk, flags, lies))
+                .constant("LANES", lanes)
+                .flops(8.0 * pairs);
+        }
+        Ok(())
+    });
+}
+
+/// Multi-head self-attention (Vaswani et al. 2017) between its two linear layers: `qkv` [S, N, 3 D], heads of
+/// `D / heads` columns in q, k and v one after the other -> [S, N, D]; scale 1 / sqrt(D / heads).
+///
+/// # Errors
+/// Shapes that do not fit; `heads` that do not divide D.
+pub fn multi_head(t: &mut Tape, qkv: Tensor, heads: usize) -> Result<Tensor> {
+    let [s, n, wide] = qkv.dims("attention: qkv")?;
+    let dim = wide / 3;
+    if wide % 3 != 0 || heads == 0 || dim % heads != 0 {
+        bail!("attention: {wide} columns are not q, k and v of {heads} heads");
+    }
+    let d = dim / heads;
+    let o = t.value([s, n, dim], &[qkv]);
+    let lie = |part: usize| Lie { outer: n * wide, inner: d, row: wide, base: part * dim };
+    let size = Size { z: s * heads, inner: heads, nq: n, nk: n, d, scale: 1.0 / (d as f32).sqrt() };
+    let out = Lie { outer: n * dim, inner: d, row: dim, base: 0 };
+    attend(t, size, (qkv, lie(0)), (qkv, lie(1)), (qkv, lie(2)), (o, out), None);
+    Ok(o)
+}
+
+/// Soft MoE dispatch (Puigcerver et al. 2024, eq. 1): every slot is a mixture of the tokens, weighted by the softmax
+/// over tokens of `<slot, key> / tau`: `slots` [Z, S, D], `keys` and `tokens` [Z, N, D] -> [Z, S, D], and by slot the
+/// sum over its weights of `alpha ln(alpha + 1e-8)` [Z, S]. `keys` may be `tokens`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn dispatch(t: &mut Tape, slots: Tensor, keys: Tensor, tokens: Tensor, tau: f32) -> Result<(Tensor, Tensor)> {
+    let [z, s, d] = slots.dims("dispatch: slots")?;
+    let [_, n, _] = tokens.dims("dispatch: tokens")?;
+    keys.expect("dispatch: keys", [z, n, d])?;
+    tokens.expect("dispatch: tokens", [z, n, d])?;
+    let o = t.value([z, s, d], &[slots, keys, tokens]);
+    let entropy = t.value([z, s], &[slots, keys]);
+    let size = Size { z, inner: 1, nq: s, nk: n, d, scale: 1.0 / tau };
+    let (rows, columns) = (Lie::plain(s, d), Lie::plain(n, d));
+    attend(t, size, (slots, rows), (keys, columns), (tokens, columns), (o, rows), Some(entropy));
+    Ok((o, entropy))
+}
+
+/// Soft MoE combine (Puigcerver et al. 2024, eq. 3): every token is a mixture of the experts' results, weighted by the
+/// softmax over slots of `<token key, slot key>`: `keys` [Z, N, D], `slots` and `results` [Z, S, D] -> [Z, N, D].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn combine(t: &mut Tape, keys: Tensor, slots: Tensor, results: Tensor) -> Result<Tensor> {
+    let [z, n, d] = keys.dims("combine: keys")?;
+    let [_, s, _] = slots.dims("combine: slots")?;
+    slots.expect("combine: slots", [z, s, d])?;
+    results.expect("combine: results", [z, s, d])?;
+    let o = t.value([z, n, d], &[keys, slots, results]);
+    let size = Size { z, inner: 1, nq: n, nk: s, d, scale: 1.0 };
+    let (rows, columns) = (Lie::plain(n, d), Lie::plain(s, d));
+    attend(t, size, (keys, rows), (slots, columns), (results, columns), (o, rows), None);
+    Ok(o)
+}
+
+/// The specification: softmax(scale q k^T) v for `z` plain sequences; gives (o, weights [z, nq, nk]).
+pub fn reference(q: &[f64], k: &[f64], v: &[f64], [z, nq, nk, d]: [usize; 4], scale: f64) -> (Vec<f64>, Vec<f64>) {
+    let mut o = vec![0.0; z * nq * d];
+    let mut weights = Vec::with_capacity(z * nq * nk);
+    for s in 0..z {
+        for i in 0..nq {
+            let row = &q[(s * nq + i) * d..][..d];
+            let scores: Vec<f64> = (0..nk)
+                .map(|j| scale * row.iter().zip(&k[(s * nk + j) * d..][..d]).map(|(a, b)| a * b).sum::<f64>())
+                .collect();
+            let top = scores.iter().fold(f64::MIN, |m, x| m.max(*x));
+            let total: f64 = scores.iter().map(|x| (x - top).exp()).sum();
+            for (j, x) in scores.iter().enumerate() {
+                let w = (x - top).exp() / total;
+                weights.push(w);
+                for c in 0..d {
+                    o[(s * nq + i) * d + c] += w * v[(s * nk + j) * d + c];
+                }
+            }
+        }
+    }
+    (o, weights)
+}
+
+/// The specification of [`multi_head`].
+pub fn multi_head_reference(qkv: &[f64], [s, n, heads, d]: [usize; 4]) -> Vec<f64> {
+    let dim = heads * d;
+    let mut o = vec![0.0; s * n * dim];
+    for i in 0..s {
+        for h in 0..heads {
+            let part = |which: usize| -> Vec<f64> {
+                (0..n)
+                    .flat_map(|r| {
+                        let at = (i * n + r) * 3 * dim + which * dim + h * d;
+                        qkv[at..at + d].to_vec()
+                    })
+                    .collect()
+            };
+            let (out, _) = reference(&part(0), &part(1), &part(2), [1, n, n, d], 1.0 / (d as f64).sqrt());
+            for r in 0..n {
+                o[(i * n + r) * dim + h * d..][..d].copy_from_slice(&out[r * d..][..d]);
+            }
+        }
+    }
+    o
+}

@@ -1,0 +1,323 @@
+//! Linear layers and MLPs of one or many groups (experts, or the same layer of two encoders).
+//!                                                                                      kernels/matmul.wgsl
+//! Every product here, forward or backward, is one kernel: B is packed into panels, A is read as it lies.
+
+use crate::gpu::Kernel;
+use crate::tensor::{Arg, Tape, Tensor};
+use crate::words;
+use anyhow::{Result, bail};
+
+/// Rows of C a lane keeps in registers.
+const ROWS: u32 = 16;
+const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
+const PACK: Kernel = Kernel::new("matmul", "pack");
+const COLUMN_SUMS: Kernel = Kernel::new("matmul", "column_sums");
+
+/// A matrix of every group and how it lies: element (row, column) of group g is at
+/// `g / inner * outer + g % inner * inner_stride + row * row_stride + column * col_stride`.
+#[derive(Clone, Copy)]
+struct Matrix {
+    tensor: Tensor,
+    row: usize,
+    col: usize,
+    outer: usize,
+    inner_stride: usize,
+    inner: usize,
+}
+
+impl Matrix {
+    /// Groups of `rows` x `cols` elements one after the other or, with `inner` over 1, `inner` groups whose rows
+    /// take turns: [groups / inner, rows, inner, cols].
+    fn new(tensor: Tensor, rows: usize, cols: usize, inner: usize) -> Self {
+        Matrix { tensor, row: inner * cols, col: 1, outer: rows * inner * cols, inner_stride: cols, inner }
+    }
+
+    fn transposed(self) -> Self {
+        Matrix { row: self.col, col: self.row, ..self }
+    }
+
+    /// What a launch over `range` of `groups` groups binds, and the words that say how it lies. Groups whose rows
+    /// take turns are bound whole.
+    fn bind(&self, groups: usize, range: &std::ops::Range<usize>) -> (Arg, [u32; 8]) {
+        let (arg, first) = match self.inner {
+            1 => (part(self.tensor, groups, range), 0),
+            _ => (self.tensor.into(), range.start),
+        };
+        let words = [self.row, self.col, self.outer, self.inner_stride, self.inner, first, 0, 0];
+        (arg, words.map(|w| w as u32))
+    }
+}
+
+/// What happens to a product before it is stored; the numbers are the kernel's.
+#[derive(Clone, Copy)]
+enum Epilogue {
+    Plain {
+        accumulate: bool,
+    },
+    Residual(Tensor),
+    /// Stores the value before GELU here.
+    Gelu(Tensor),
+    /// Multiplies by the derivative of GELU at these saved values.
+    GeluGrad(Tensor),
+}
+
+/// The sizes of `C[g] = A[g] B[g]`: C is [m, n], the sum runs over k.
+#[derive(Clone, Copy)]
+struct Size {
+    groups: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+/// B (rows k, columns n) as panels: [groups, panels, k, lanes] of vec4.
+fn pack(t: &mut Tape, b: Matrix, size: Size) -> Tensor {
+    let lanes = t.target.lanes as usize;
+    let panels = size.n.div_ceil(4 * lanes);
+    let packed = t.saved([size.groups, panels, size.k, 4 * lanes]);
+    for groups in windows(t, size.groups, &[b.tensor, packed]) {
+        let total = groups.len() * panels * size.k * lanes;
+        let (source, lie) = b.bind(size.groups, &groups);
+        let mut words = words![size.n, size.k, panels, total].to_vec();
+        words.extend(lie);
+        let args = [source, part(packed, size.groups, &groups)];
+        t.launch(PACK, total.div_ceil(64) as u64, &args, &words).constant("LANES", lanes as u32);
+    }
+    packed
+}
+
+/// Ranges of groups whose share of every tensor fits one binding.
+fn windows(t: &Tape, groups: usize, tensors: &[Tensor]) -> Vec<std::ops::Range<usize>> {
+    let largest = tensors.iter().map(Tensor::elems).max().unwrap_or(0) as u64 * 4;
+    let count = largest.div_ceil(t.target.max_binding).clamp(1, groups as u64) as usize;
+    let step = groups.div_ceil(count);
+    (0..groups).step_by(step).map(|g| g..(g + step).min(groups)).collect()
+}
+
+/// The share of some groups of a tensor whose groups lie one after the other.
+fn part(x: Tensor, groups: usize, range: &std::ops::Range<usize>) -> Arg {
+    let each = x.elems() / groups;
+    x.window(range.start * each, range.len() * each)
+}
+
+/// C = A B with B packed; `c` and what the epilogue names lie alike.
+fn product(t: &mut Tape, size: Size, a: Matrix, packed: Tensor, bias: Option<Tensor>, c: Matrix, epilogue: Epilogue) {
+    let Size { groups: all, m, n, k } = size;
+    let lanes = t.target.lanes as usize;
+    let (panels, row_blocks) = (n.div_ceil(4 * lanes), m.div_ceil(ROWS as usize));
+    let (code, accumulate, extra) = match epilogue {
+        Epilogue::Plain { accumulate } => (0, accumulate, None),
+        Epilogue::Residual(x) => (1, false, Some(x)),
+        Epilogue::Gelu(x) => (2, false, Some(x)),
+        Epilogue::GeluGrad(x) => (3, false, Some(x)),
+    };
+    // A binding that a plain product does not look at still needs a buffer.
+    let unused = t.saved([64]);
+    for groups in windows(t, all, &[a.tensor, packed, c.tensor]) {
+        let ((a_arg, a_lie), (c_arg, c_lie)) = (a.bind(all, &groups), c.bind(all, &groups));
+        let args = [
+            a_arg,
+            part(packed, all, &groups),
+            part(bias.unwrap_or(packed), all, &groups),
+            c_arg,
+            extra.map_or(unused.into(), |x| Matrix { tensor: x, ..c }.bind(all, &groups).0),
+        ];
+        let mut words = words![m, n, k, row_blocks, panels, groups.len(), accumulate, bias.is_some()].to_vec();
+        words.extend(a_lie);
+        words.extend(c_lie);
+        t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
+            .constant("LANES", lanes as u32)
+            .constant("EPILOGUE", code)
+            .flops(2.0 * (groups.len() * m) as f64 * (n * k) as f64);
+    }
+}
+
+/// The sizes of a layer, `y[g] = x[g] w[g]^T + b[g]` with x [m, k] and w [n, k], and whether the rows of x and of y
+/// take turns among `inner` groups.
+#[derive(Clone, Copy)]
+struct Layer {
+    groups: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    x_inner: usize,
+    y_inner: usize,
+}
+
+impl Layer {
+    fn x(&self, x: Tensor) -> Matrix {
+        Matrix::new(x, self.m, self.k, self.x_inner)
+    }
+
+    fn y(&self, y: Tensor) -> Matrix {
+        Matrix::new(y, self.m, self.n, self.y_inner)
+    }
+
+    fn w(&self, w: Tensor) -> Matrix {
+        Matrix::new(w, self.n, self.k, 1)
+    }
+
+    /// `y = x w^T + b`.
+    fn forward(&self, t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, y: Tensor, epilogue: Epilogue) {
+        let size = Size { groups: self.groups, m: self.m, n: self.n, k: self.k };
+        let packed = pack(t, self.w(w).transposed(), size);
+        product(t, size, self.x(x), packed, b, self.y(y), epilogue);
+    }
+
+    /// `dx = dy w`.
+    fn input_grad(&self, t: &mut Tape, dy: Tensor, w: Tensor, dx: Tensor, epilogue: Epilogue) {
+        let size = Size { groups: self.groups, m: self.m, n: self.k, k: self.n };
+        let packed = pack(t, self.w(w), size);
+        product(t, size, self.y(dy), packed, None, self.x(dx), epilogue);
+    }
+
+    /// `dw = dy^T x`, `db` = sum of the rows of dy.
+    fn weight_grads(&self, t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, dy: Tensor) {
+        let g = self.groups;
+        if let Some(dw) = t.grad_out(w) {
+            let size = Size { groups: g, m: self.n, n: self.k, k: self.m };
+            let packed = pack(t, self.x(x), size);
+            let plain = Epilogue::Plain { accumulate: dw.accumulate };
+            product(t, size, self.y(dy).transposed(), packed, None, self.w(dw.tensor), plain);
+        }
+        if let Some(db) = b.and_then(|b| t.grad_out(b)) {
+            let lanes = t.target.lanes;
+            let blocks = self.n.div_ceil(lanes as usize);
+            for groups in windows(t, g, &[dy]) {
+                let (terms, lie) = self.y(dy).bind(g, &groups);
+                let mut words = words![self.m, self.n, groups.len(), blocks, db.accumulate, 0u32, 0u32, 0u32].to_vec();
+                words.extend(lie);
+                let args = [terms, part(db.tensor, g, &groups)];
+                t.launch(COLUMN_SUMS, (groups.len() * blocks) as u64, &args, &words).constant("LANES", lanes);
+            }
+        }
+    }
+}
+
+/// Checks `w` [g inner, n, k] and `b` [g inner, n] against `x` [g, m, inner k].
+fn check(what: &str, x: Tensor, w: Tensor, b: Option<Tensor>, inner: usize) -> Result<Layer> {
+    let [g, m, wide] = x.dims(&format!("{what}: x"))?;
+    let [groups, n, k] = w.dims(&format!("{what}: w"))?;
+    if groups != g * inner || wide != inner * k {
+        bail!("{what}: w {:?} does not fit x {:?} of {inner} interleaved groups", w.shape(), x.shape());
+    }
+    if let Some(b) = b {
+        b.expect(&format!("{what}: b"), [groups, n])?;
+    }
+    Ok(Layer { groups, m, n, k, x_inner: inner, y_inner: inner })
+}
+
+/// Linear layer of `g` groups: `x` [g, m, k], `w` [g, n, k], `b` [g, n] -> `residual + x w^T + b` [g, m, n].
+/// The residual must be another value than `x`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear(t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, residual: Option<Tensor>) -> Result<Tensor> {
+    let layer = check("linear", x, w, b, 1)?;
+    let mut from = vec![x, w];
+    from.extend(residual);
+    let y = t.value([layer.groups, layer.m, layer.n], &from);
+    if let Some(r) = residual {
+        r.expect("linear: residual", y.shape())?;
+    }
+    layer.forward(t, x, w, b, y, residual.map_or(Epilogue::Plain { accumulate: false }, Epilogue::Residual));
+    t.on_backward(move |t| {
+        let Some(dy) = t.grad(y) else { return Ok(()) };
+        if let Some(dx) = t.grad_out(x) {
+            layer.input_grad(t, dy, w, dx.tensor, Epilogue::Plain { accumulate: dx.accumulate });
+        }
+        layer.weight_grads(t, x, w, b, dy);
+        pass_residual(t, y, residual)
+    });
+    Ok(y)
+}
+
+/// The residual's gradient is that of the sum.
+fn pass_residual(t: &mut Tape, y: Tensor, residual: Option<Tensor>) -> Result<()> {
+    if let Some(r) = residual
+        && let Some(out) = t.pass_grad(y, r)
+        && let Some(dy) = t.grad(y)
+    {
+        super::basic::scale_into(t, dy, 1.0, out);
+    }
+    Ok(())
+}
+
+/// Weights and biases of a two-layer perceptron of `g` groups: w1 [g, h, k], b1 [g, h], w2 [g, n, h], b2 [g, n].
+#[derive(Clone, Copy)]
+pub struct Mlp {
+    pub w1: Tensor,
+    pub b1: Tensor,
+    pub w2: Tensor,
+    pub b2: Tensor,
+}
+
+/// `residual + GELU(x w1^T + b1) w2^T + b2` for `g * experts` perceptrons: `x` [g, m, experts k] holds each expert's
+/// rows side by side -> [g, m, experts n]. GELU is exact and costs no pass of its own. The residual must be another
+/// value than `x`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn mlp(t: &mut Tape, x: Tensor, p: Mlp, experts: usize, residual: Option<Tensor>) -> Result<Tensor> {
+    let first = Layer { y_inner: 1, ..check("mlp fc1", x, p.w1, Some(p.b1), experts)? };
+    let Layer { groups, m, n: h, .. } = first;
+    let before = t.saved([groups, m, h]);
+    let hidden = t.value([groups, m, h], &[x, p.w1]);
+    let second = Layer { y_inner: experts, ..check("mlp fc2", hidden, p.w2, Some(p.b2), 1)? };
+    let y = t.value([groups / experts, m, experts * second.n], &[hidden]);
+    if let Some(r) = residual {
+        r.expect("mlp: residual", y.shape())?;
+    }
+    let epilogue = residual.map_or(Epilogue::Plain { accumulate: false }, Epilogue::Residual);
+    first.forward(t, x, p.w1, Some(p.b1), hidden, Epilogue::Gelu(before));
+    second.forward(t, hidden, p.w2, Some(p.b2), y, epilogue);
+    t.on_backward(move |t| {
+        let Some(dy) = t.grad(y) else { return Ok(()) };
+        second.weight_grads(t, hidden, p.w2, Some(p.b2), dy);
+        let dbefore = t.saved([groups, m, h]);
+        second.input_grad(t, dy, p.w2, dbefore, Epilogue::GeluGrad(before));
+        if let Some(dx) = t.grad_out(x) {
+            first.input_grad(t, dbefore, p.w1, dx.tensor, Epilogue::Plain { accumulate: dx.accumulate });
+        }
+        first.weight_grads(t, x, p.w1, Some(p.b1), dbefore);
+        pass_residual(t, y, residual)
+    });
+    Ok(y)
+}
+
+/// The specification of [`linear`] without residual; `b` may be empty.
+pub fn reference(x: &[f64], w: &[f64], b: &[f64], [g, m, n, k]: [usize; 4]) -> Vec<f64> {
+    let mut y = vec![0.0; g * m * n];
+    for gi in 0..g {
+        for i in 0..m {
+            for j in 0..n {
+                let (row, col) = (&x[(gi * m + i) * k..][..k], &w[(gi * n + j) * k..][..k]);
+                let dot: f64 = row.iter().zip(col).map(|(a, b)| a * b).sum();
+                y[(gi * m + i) * n + j] = dot + b.get(gi * n + j).copied().unwrap_or(0.0);
+            }
+        }
+    }
+    y
+}
+
+/// The specification of exact GELU, through erf by its series and continued fraction.
+pub fn gelu_reference(x: f64) -> f64 {
+    0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2))
+}
+
+fn erf(x: f64) -> f64 {
+    if x.abs() < 3.0 {
+        // 2/sqrt(pi) sum (-1)^n x^(2n+1) / (n! (2n+1))
+        let (mut term, mut sum) = (x, x);
+        for n in 1..80 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    } else {
+        // erfc(x) = exp(-x^2)/sqrt(pi) / (x + (1/2)/(x + 1/(x + (3/2)/(x + ...))))
+        let z = x.abs();
+        let tail = (1..60).rev().fold(z, |f, n| z + f64::from(n) * 0.5 / f);
+        x.signum() * (1.0 - (-z * z).exp() / std::f64::consts::PI.sqrt() / tail)
+    }
+}

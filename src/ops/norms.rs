@@ -1,0 +1,127 @@
+//! Layer normalisation and RMS normalisation over the last axis.
+//!                                                          kernels/layer_norm.wgsl, kernels/rms_norm.wgsl
+
+use crate::gpu::Kernel;
+use crate::tensor::{Tape, Tensor};
+use crate::words;
+use anyhow::{Result, bail};
+
+const LAYER_FORWARD: Kernel = Kernel::new("layer_norm", "forward");
+const LAYER_BACKWARD_X: Kernel = Kernel::new("layer_norm", "backward_x");
+const LAYER_BACKWARD_WB: Kernel = Kernel::new("layer_norm", "backward_wb");
+const RMS_FORWARD: Kernel = Kernel::new("rms_norm", "forward");
+const RMS_BACKWARD_X: Kernel = Kernel::new("rms_norm", "backward_x");
+const RMS_BACKWARD_GAMMA: Kernel = Kernel::new("rms_norm", "backward_gamma");
+const RMS_BACKWARD_SCALE: Kernel = Kernel::new("rms_norm", "backward_scale");
+
+/// Lanes a row's workgroup has: one SIMD vector of a software device, two subgroups of others.
+fn lanes(t: &Tape) -> u32 {
+    t.target.lanes.min(64)
+}
+
+/// Layer normalisation (Ba et al. 2016) of `g` groups: `x` [g, rows, d], `w`, `b` [g, d] -> [g, rows, d].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn layer_norm(t: &mut Tape, x: Tensor, w: Tensor, b: Tensor, eps: f32) -> Result<Tensor> {
+    let [g, rows, d] = x.dims("layer_norm: x")?;
+    w.expect("layer_norm: w", [g, d])?;
+    b.expect("layer_norm: b", [g, d])?;
+    let y = t.value([g, rows, d], &[x, w, b]);
+    let stats = t.saved([g * rows, 2]);
+    let lanes = lanes(t);
+    let args = [x.into(), w.into(), b.into(), y.into(), stats.into()];
+    t.launch(LAYER_FORWARD, (g * rows) as u64, &args, words![rows, d, g, eps, false]).constant("LANES", lanes);
+    t.on_backward(move |t| {
+        let Some(dy) = t.grad(y) else { return Ok(()) };
+        if let (Some(dw), Some(db)) = (t.grad_out(w), t.grad_out(b)) {
+            let args = [x.into(), stats.into(), dy.into(), dw.tensor.into(), db.tensor.into()];
+            let groups = g * d.div_ceil(lanes as usize);
+            t.launch(LAYER_BACKWARD_WB, groups as u64, &args, words![rows, d, g, eps, dw.accumulate])
+                .constant("LANES", lanes);
+        }
+        if let Some(dx) = t.grad_out(x) {
+            let args = [x.into(), w.into(), stats.into(), dy.into(), dx.tensor.into()];
+            t.launch(LAYER_BACKWARD_X, (g * rows) as u64, &args, words![rows, d, g, eps, dx.accumulate])
+                .constant("LANES", lanes);
+        }
+        Ok(())
+    });
+    Ok(y)
+}
+
+/// `factor * x / max(|x|, 1e-12) * gamma` over the last axis: `x` [g, rows, d], `gamma` [g, d], or [g, 1] for one
+/// number a group, or none -> [g, rows, d]. RMSNorm (Zhang and Sennrich 2019) with `factor` sqrt(d), unit vectors
+/// with 1.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn rms_norm(t: &mut Tape, x: Tensor, gamma: Option<Tensor>, factor: f32) -> Result<Tensor> {
+    let [g, rows, d] = x.dims("rms_norm: x")?;
+    let mut from = vec![x];
+    let mut stride = 0u32;
+    if let Some(gamma) = gamma {
+        stride = match gamma.dims("rms_norm: gamma")? {
+            [n, 1] if n == g && d != 1 => 0,
+            [n, width] if n == g && width == d => 1,
+            other => bail!("rms_norm: gamma has shape {other:?} and should have [{g}, {d}] or [{g}, 1]"),
+        };
+        from.push(gamma);
+    }
+    let y = t.value([g, rows, d], &from);
+    let norms = t.saved([g * rows]);
+    let lanes = lanes(t);
+    let gamma_arg = gamma.unwrap_or(x).into();
+    let pack = move |accumulate: bool| words![rows, d, g, factor, gamma.is_some(), stride, accumulate].to_vec();
+    let args = [x.into(), gamma_arg, y.into(), norms.into()];
+    t.launch(RMS_FORWARD, (g * rows) as u64, &args, &pack(false)).constant("LANES", lanes);
+    t.on_backward(move |t| {
+        let Some(dy) = t.grad(y) else { return Ok(()) };
+        if let Some(gamma) = gamma
+            && let Some(dgamma) = t.grad_out(gamma)
+        {
+            let args = [x.into(), norms.into(), dy.into(), dgamma.tensor.into()];
+            let (kernel, groups) = match stride {
+                0 => (RMS_BACKWARD_SCALE, g),
+                _ => (RMS_BACKWARD_GAMMA, g * d.div_ceil(lanes as usize)),
+            };
+            t.launch(kernel, groups as u64, &args, &pack(dgamma.accumulate)).constant("LANES", lanes);
+        }
+        if let Some(dx) = t.grad_out(x) {
+            let args = [x.into(), gamma_arg, norms.into(), dy.into(), dx.tensor.into()];
+            t.launch(RMS_BACKWARD_X, (g * rows) as u64, &args, &pack(dx.accumulate)).constant("LANES", lanes);
+        }
+        Ok(())
+    });
+    Ok(y)
+}
+
+/// The specification of [`layer_norm`].
+pub fn layer_norm_reference(x: &[f64], w: &[f64], b: &[f64], [g, rows, d]: [usize; 3], eps: f64) -> Vec<f64> {
+    let mut y = Vec::with_capacity(x.len());
+    for (r, row) in x.chunks(d).enumerate().take(g * rows) {
+        let group = r / rows;
+        let mean = row.iter().sum::<f64>() / d as f64;
+        let var = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / d as f64;
+        y.extend(
+            row.iter().enumerate().map(|(i, v)| (v - mean) / (var + eps).sqrt() * w[group * d + i] + b[group * d + i]),
+        );
+    }
+    y
+}
+
+/// The specification of [`rms_norm`]; `gamma` holds `g * d`, `g` or no values.
+pub fn rms_norm_reference(x: &[f64], gamma: &[f64], [g, rows, d]: [usize; 3], factor: f64) -> Vec<f64> {
+    let mut y = Vec::with_capacity(x.len());
+    for (r, row) in x.chunks(d).enumerate().take(g * rows) {
+        let group = r / rows;
+        let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
+        let weight = |i: usize| match gamma.len() {
+            0 => 1.0,
+            n if n == g && d != 1 => gamma[group],
+            _ => gamma[group * d + i],
+        };
+        y.extend(row.iter().enumerate().map(|(i, v)| factor * v / norm * weight(i)));
+    }
+    y
+}
