@@ -43,7 +43,7 @@ fn row_gram(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     }
 }
 
-// du[r,e] = dy * 4 / (R E^2) * sum over f of gram[r,e,f] u[r,f]. One lane an element.
+// du[r,e] = dy * 4 / (R E^2) * sum over f of gram[r,e,f] u[r,f]. One workgroup a vector, of R E.
 // Bytes: u and du once, u E-fold from cache. FLOPs: 2 R E^2 D.
 @group(0) @binding(1) var<storage, read_write> du: array<f32>;
 @group(0) @binding(2) var<storage, read> gram_in: array<f32>;
@@ -52,15 +52,21 @@ fn row_gram(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
 @compute @workgroup_size(64)
 fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(id, groups) * 64u + lane;
-    if i >= p.rows * p.count * p.width {
+    let e = group_index(id, groups);
+    let row = e / p.count;
+    if row >= p.rows {
         return;
     }
-    let e = i / p.width;    // of R E
-    let row = e / p.count;
-    var sum = 0.0;
-    for (var f = 0u; f < p.count; f++) {
-        sum = fma(gram_in[e * p.count + f], u[(row * p.count + f) * p.width + i % p.width], sum);
+    let factor = dy[0] * p.factor;
+    for (var d = lane; d < p.width; d += 64u) {
+        var sum = 0.0;
+        for (var f = 0u; f < p.count; f++) {
+            sum = fma(gram_in[e * p.count + f], u[(row * p.count + f) * p.width + d], sum);
+        }
+        sum *= factor;
+        if p.accumulate != 0u {
+            sum += du[e * p.width + d];
+        }
+        du[e * p.width + d] = sum;
     }
-    du[i] = dy[0] * p.factor * sum + select(0.0, du[i], p.accumulate != 0u);
 }

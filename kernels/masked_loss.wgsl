@@ -29,8 +29,9 @@ fn image_at(row: u32, pixel: u32) -> u32 {
     return (row / p.patches * p.channels * size + y) * size + x;
 }
 
-// One workgroup a patch, a lane a pixel with its channels, so that lanes read neighbours of the image. Bytes: pred,
-// image and mask once (the image thrice, from cache, with `normalise`). FLOPs: 3 a value.
+// One workgroup a patch, a lane a pixel with its channels, so that lanes read neighbours of the image; patches that are
+// not masked cost nothing. Bytes: pred and image of the masked patches once (the image thrice, from cache, with
+// `normalise`). FLOPs: 3 a value.
 @group(0) @binding(1) var<storage, read_write> error: array<f32>;
 @group(0) @binding(2) var<storage, read_write> scale: array<vec2<f32>>;    // mean_bq, inv_bq
 @group(0) @binding(3) var<storage, read> pred: array<f32>;
@@ -47,6 +48,12 @@ fn patch_error(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     let pixels = p.edge * p.edge;
     let plane = p.side * p.side * pixels;
     let values = f32(pixels * p.channels);
+    if mask[row] == 0.0 {
+        if lane == 0u {
+            error[row] = 0.0;
+        }
+        return;
+    }
     var mean = 0.0;
     var inv = 1.0;
     if p.normalise != 0u {
@@ -106,7 +113,7 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
 }
 
 // dpred[b, 1 + q, v] = dloss * mask / (sum mask * V) * (2 e or sign e), dpred[b, 0] = 0. One workgroup a row of pred.
-// Bytes: image, mask and pred once, dpred once. FLOPs: 4 a value.
+// Bytes: image and pred of the masked patches once, dpred once. FLOPs: 4 a value.
 @group(0) @binding(1) var<storage, read_write> dpred: array<f32>;
 @group(0) @binding(2) var<storage, read> scale_in: array<vec2<f32>>;
 @group(0) @binding(6) var<storage, read> share: array<f32>;
@@ -122,7 +129,8 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     let pixels = p.edge * p.edge;
     let start = group * pixels * p.channels;
     let token = group % (p.patches + 1u);
-    if token == 0u {
+    let row = group / (p.patches + 1u) * p.patches + max(token, 1u) - 1u;
+    if token == 0u || mask[row] == 0.0 {
         if p.accumulate == 0u {
             for (var i = lane; i < pixels * p.channels; i += 64u) {
                 dpred[start + i] = 0.0;
@@ -130,7 +138,6 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
         }
         return;
     }
-    let row = group / (p.patches + 1u) * p.patches + token - 1u;
     let plane = p.side * p.side * pixels;
     let factor = dloss[0] * mask[row] * share[0] / f32(pixels * p.channels);
     let norm = scale_in[row];
@@ -139,8 +146,11 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
         for (var c = 0u; c < p.channels; c++) {
             let k = start + i * p.channels + c;
             let e = pred[k] - (image[at + c * plane] - norm.x) * norm.y;
-            let slope = factor * select(2.0 * e, sign(e), p.absolute != 0u);
-            dpred[k] = slope + select(0.0, dpred[k], p.accumulate != 0u);
+            var slope = factor * select(2.0 * e, sign(e), p.absolute != 0u);
+            if p.accumulate != 0u {
+                slope += dpred[k];
+            }
+            dpred[k] = slope;
         }
     }
 }

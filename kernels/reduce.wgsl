@@ -49,16 +49,21 @@ fn spread(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
           @builtin(local_invocation_index) lane: u32) {
     let i = group_index(id, groups) * 64u + lane;
     if i < s.n {
-        y[i] = s.factor * x[0] + select(0.0, y[i], s.accumulate != 0u);
+        var sum = s.factor * x[0];
+        if s.accumulate != 0u {
+            sum += y[i];
+        }
+        y[i] = sum;
     }
 }
 
 // segment_mean:  x [B, tokens, width] -> y [B, parts, width], parts = ceil(tokens / length);
-//       y[b, j] = mean of x[b, j length ..] up to the end of the segment or of the tokens. One lane an element of y.
-// segment_mean_backward:  dx[b, i] = dy[b, i / length] / tokens in that segment. One lane an element of dx.
+//       y[b, j] = mean of x[b, j length ..] up to the end of the segment or of the tokens.
+// segment_mean_backward:  dx[b, i] = dy[b, i / length] / tokens in that segment.
+// A workgroup writes 256 elements of one row, so that what depends on the row is the same for all lanes.
 // Bytes: x and y once. FLOPs: one an element of x.
 struct Mean {
-    n: u32,
+    rows: u32,      // of what is written
     tokens: u32,
     length: u32,
     parts: u32,
@@ -70,32 +75,44 @@ struct Mean {
 @compute @workgroup_size(64)
 fn segment_mean(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(id, groups) * 64u + lane;
-    if i >= m.n {
+    let blocks = (m.width + 255u) / 256u;
+    let group = group_index(id, groups);
+    let row = group / blocks;
+    if row >= m.rows {
         return;
     }
-    let row = i / m.width;
     let start = row % m.parts * m.length;
     let count = min(m.length, m.tokens - start);
-    var at = (row / m.parts * m.tokens + start) * m.width + i % m.width;
-    var total = 0.0;
-    for (var k = 0u; k < count; k++) {
-        total += x[at];
-        at += m.width;
+    let at = (row / m.parts * m.tokens + start) * m.width;
+    let first = group % blocks * 256u;
+    for (var i = first + lane; i < min(first + 256u, m.width); i += 64u) {
+        var total = 0.0;
+        for (var k = 0u; k < count; k++) {
+            total += x[at + k * m.width + i];
+        }
+        y[row * m.width + i] = total / f32(count);
     }
-    y[i] = total / f32(count);
 }
 
 @compute @workgroup_size(64)
 fn segment_mean_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(id, groups) * 64u + lane;
-    if i >= m.n {
+    let blocks = (m.width + 255u) / 256u;
+    let group = group_index(id, groups);
+    let row = group / blocks;
+    if row >= m.rows {
         return;
     }
-    let row = i / m.width;
     let part = row % m.tokens / m.length;
-    let count = min(m.length, m.tokens - part * m.length);
-    let given = x[(row / m.tokens * m.parts + part) * m.width + i % m.width];
-    y[i] = given / f32(count) + select(0.0, y[i], m.accumulate != 0u);
+    let share = 1.0 / f32(min(m.length, m.tokens - part * m.length));
+    let at = (row / m.tokens * m.parts + part) * m.width;
+    let first = group % blocks * 256u;
+    for (var i = first + lane; i < min(first + 256u, m.width); i += 64u) {
+        let k = row * m.width + i;
+        var sum = share * x[at + i];
+        if m.accumulate != 0u {
+            sum += y[k];
+        }
+        y[k] = sum;
+    }
 }

@@ -27,7 +27,7 @@ pub fn gram_square(t: &mut Tape, u: Tensor) -> Result<Tensor> {
     t.on_backward(move |t| {
         if let (Some(dy), Some(du)) = (t.grad(y), t.grad_out(u)) {
             let args = [du.tensor.into(), gram.into(), u.into(), dy.into()];
-            t.launch(BACKWARD, u.elems().div_ceil(64) as u64, &args, &words(du.accumulate)).flops(work);
+            t.launch(BACKWARD, (rows * count) as u64, &args, &words(du.accumulate)).flops(work);
         }
         Ok(())
     });

@@ -27,10 +27,10 @@ pub fn prepare(t: &mut Tape, raw: Tensor, mean: Tensor, inv_std: Tensor, flips: 
         bail!("prepare: {from} pixels to {size}; both must be 1 to {MAX_SIZE}");
     }
     let y = t.value([batch, channels, size, size], &[]);
-    let n = y.elems();
+    let n = batch * size * size;
     let args = [y.into(), raw.into(), mean.into(), inv_std.into(), flips.into()];
-    let flops = if from == size { 2.0 } else { 50.0 };
-    t.launch(PREPARE, n.div_ceil(LANES) as u64, &args, words![n, channels, from, size]).flops(flops * n as f64);
+    let flops = if from == size { 2.0 } else { 42.0 };
+    t.launch(PREPARE, n.div_ceil(LANES) as u64, &args, words![n, channels, from, size]).flops(flops * y.elems() as f64);
     Ok(y)
 }
 

@@ -12,6 +12,8 @@ const SEGMENT_MEAN: Kernel = Kernel::new("reduce", "segment_mean");
 const SEGMENT_MEAN_BACKWARD: Kernel = Kernel::new("reduce", "segment_mean_backward");
 const LANES: usize = 64;
 const BLOCK: usize = 4096;
+/// Elements of a row that a workgroup of segment_mean writes.
+const ROW_BLOCK: usize = 256;
 
 /// Elements of a scalar value: the number comes first, the rest is 0, so that scalars join at aligned offsets.
 pub const SCALAR: usize = 64;
@@ -60,15 +62,16 @@ pub fn segment_mean(t: &mut Tape, x: Tensor, length: usize) -> Result<Tensor> {
     }
     let parts = tokens.div_ceil(length);
     let y = t.value([batch, parts, width], &[x]);
-    let n = y.elems();
-    let words = words![n, tokens, length, parts, width, false];
-    t.launch(SEGMENT_MEAN, n.div_ceil(LANES) as u64, &[y.into(), x.into()], words).flops(x.elems() as f64);
+    let blocks = width.div_ceil(ROW_BLOCK);
+    let words = move |rows: usize, accumulate: bool| words![rows, tokens, length, parts, width, accumulate].to_vec();
+    let rows = batch * parts;
+    t.launch(SEGMENT_MEAN, (rows * blocks) as u64, &[y.into(), x.into()], &words(rows, false)).flops(x.elems() as f64);
     t.on_backward(move |t| {
         if let (Some(dy), Some(dx)) = (t.grad(y), t.grad_out(x)) {
-            let n = x.elems();
-            let words = words![n, tokens, length, parts, width, dx.accumulate];
+            let rows = batch * tokens;
             let args = [dx.tensor.into(), dy.into()];
-            t.launch(SEGMENT_MEAN_BACKWARD, n.div_ceil(LANES) as u64, &args, words).flops(n as f64);
+            t.launch(SEGMENT_MEAN_BACKWARD, (rows * blocks) as u64, &args, &words(rows, dx.accumulate))
+                .flops(x.elems() as f64);
         }
         Ok(())
     });
