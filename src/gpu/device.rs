@@ -14,6 +14,27 @@ impl AdapterChoice {
     pub fn from_flag(flag: Option<&str>) -> Self {
         AdapterChoice(flag.map(str::to_string).or_else(|| std::env::var("CSMOE_ADAPTER").ok()))
     }
+
+    fn find(&self) -> Result<wgpu::Adapter, GpuError> {
+        let mut all = adapters();
+        if all.is_empty() {
+            return Err(GpuError::NoAdapter);
+        }
+        let index = match &self.0 {
+            None => Some(0),
+            Some(asked) => match asked.parse::<usize>() {
+                Ok(index) => (index < all.len()).then_some(index),
+                Err(_) => all.iter().position(|a| a.get_info().name.to_lowercase().contains(&asked.to_lowercase())),
+            },
+        };
+        let have = || {
+            all.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect::<Vec<_>>().join(", ")
+        };
+        match index {
+            Some(index) => Ok(all.swap_remove(index)),
+            None => Err(GpuError::AdapterNotFound { asked: self.0.clone().unwrap_or_default(), have: have() }),
+        }
+    }
 }
 
 /// An opened device with its queue and its compiled pipelines.
@@ -27,6 +48,29 @@ pub struct Gpu {
     pub(super) pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     pub(super) cache: Option<wgpu::PipelineCache>,
     lost: Arc<OnceLock<String>>,
+}
+
+/// The first Mesa whose llvmpipe gains from 512-bit vectors (by half; Mesa 22 loses two thirds).
+const WIDE_MESA: u32 = 26;
+
+/// Whether llvmpipe should be told to use the CPU's whole vector registers, which it does not do by itself. Tells it:
+/// `LP_NATIVE_VECTOR_WIDTH=512`, where there is AVX-512, a Mesa that gains, and the user has set nothing. It looks
+/// when it is loaded, so the caller drops every adapter and asks again.
+fn widen_vectors(info: &wgpu::AdapterInfo) -> bool {
+    const NAME: &str = "LP_NATIVE_VECTOR_WIDTH";
+    let mesa = info.driver_info.strip_prefix("Mesa ").and_then(|v| v.split('.').next()?.parse::<u32>().ok());
+    #[cfg(target_arch = "x86_64")]
+    let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    #[cfg(not(target_arch = "x86_64"))]
+    let wide = false;
+    let gains = wide && info.name.contains("llvmpipe") && mesa.is_some_and(|v| v >= WIDE_MESA);
+    if !gains || std::env::var_os(NAME).is_some() {
+        return false;
+    }
+    // SAFETY: at most once a process, when its first device is opened. Rust's own readers of the environment take its
+    // lock, and no driver has a device, and so no thread at work, yet.
+    unsafe { std::env::set_var(NAME, "512") };
+    true
 }
 
 fn instance() -> wgpu::Instance {
@@ -65,24 +109,12 @@ impl Gpu {
     /// # Errors
     /// [`GpuError::NoAdapter`], [`GpuError::AdapterNotFound`], [`GpuError::DeviceRefused`].
     pub fn open(choice: &AdapterChoice) -> Result<Self, GpuError> {
-        let all = adapters();
-        if all.is_empty() {
-            return Err(GpuError::NoAdapter);
+        let mut adapter = choice.find()?;
+        if widen_vectors(&adapter.get_info()) {
+            drop(adapter);
+            adapter = choice.find()?;
         }
-        let names = |all: &[wgpu::Adapter]| {
-            all.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect::<Vec<_>>().join(", ")
-        };
-        let adapter = match &choice.0 {
-            None => &all[0],
-            Some(asked) => {
-                let found = match asked.parse::<usize>() {
-                    Ok(index) => all.get(index),
-                    Err(_) => all.iter().find(|a| a.get_info().name.to_lowercase().contains(&asked.to_lowercase())),
-                };
-                found.ok_or_else(|| GpuError::AdapterNotFound { asked: asked.clone(), have: names(&all) })?
-            }
-        };
-        Self::open_adapter(adapter)
+        Self::open_adapter(&adapter)
     }
 
     fn open_adapter(adapter: &wgpu::Adapter) -> Result<Self, GpuError> {

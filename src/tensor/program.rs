@@ -264,7 +264,7 @@ impl Tape {
 }
 
 fn words_stride(gpu: &Gpu) -> u64 {
-    u64::from(gpu.limits.min_uniform_buffer_offset_alignment.max(128))
+    u64::from(gpu.limits.min_uniform_buffer_offset_alignment.max(256))
 }
 
 impl Program {
@@ -296,6 +296,25 @@ impl Program {
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for step in &self.steps {
+                pass.set_pipeline(&step.pipeline.raw);
+                pass.set_bind_group(0, &step.bind_group, &[]);
+                pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
+            }
+        }
+        gpu.queue.submit([encoder.finish()]);
+        Ok(())
+    }
+
+    /// Submits some launches, `times` over, alone: what a benchmark times. Does not wait.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn repeat(&self, gpu: &Gpu, launches: std::ops::Range<usize>, times: usize) -> Result<(), GpuError> {
+        gpu.check()?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for step in (0..times).flat_map(|_| &self.steps[launches.clone()]) {
                 pass.set_pipeline(&step.pipeline.raw);
                 pass.set_bind_group(0, &step.bind_group, &[]);
                 pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
