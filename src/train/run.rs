@@ -123,10 +123,6 @@ impl Pretrain<'_> {
 
         let mut last = None;
         let mut saved = None;
-        if state.step == 0 {
-            self.save(&store, state)?;
-            saved = Some(0);
-        }
         while state.step < schedule.total {
             let began = Instant::now();
             let micro = (0..settings.accumulate).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
@@ -181,7 +177,7 @@ impl Pretrain<'_> {
             }
         }
         if saved.is_none() {
-            // Resumed at the end: the newest weights may be older than the newest checkpoint.
+            // No step was left: the weights may be older than the newest checkpoint, or not there at all.
             self.save(&store, state)?;
         }
         Ok(Outcome { steps: state.step, interrupted: false, last })
