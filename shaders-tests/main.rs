@@ -14,4 +14,5 @@ mod nt_xent;
 mod portability;
 mod prepare;
 mod reduce;
+mod step;
 mod tokens;

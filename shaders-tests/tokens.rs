@@ -1,7 +1,8 @@
 use crate::harness::{In, check, normal};
 use csmoe::ops::scale;
 use csmoe::ops::tokens::{
-    HIDDEN, assemble, assemble_reference, patches, patches_reference, scatter, scatter_reference,
+    HIDDEN, assemble, assemble_reference, patches, patches_reference, scatter, scatter_reference, spread_slots,
+    spread_slots_reference,
 };
 use csmoe::tensor::Rng;
 

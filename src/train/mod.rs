@@ -1,1 +1,3 @@
-//! train
+//! Training: masks, schedule, the loop, checkpoints, metrics.
+
+pub mod masks;
