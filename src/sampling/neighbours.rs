@@ -11,6 +11,8 @@ use super::lanes::{LANES, Lanes, PREFIX, sum, vectorised};
 
 /// Guard elements before and after the points, so that chunks may reach over the ends; they are NaN: never nearest.
 const PAD: usize = LANES;
+/// Points on one side between renewals of a search's bound.
+const STRIDE: usize = 4 * LANES;
 /// Less than any dot product.
 const FAR: f64 = -2.0;
 
@@ -139,7 +141,7 @@ fn breed<S>(child: &mut Candidate, parent: &Candidate, genes: &[u32], points: &P
         count += usize::from(is_gone[who as usize]);
     }
     gone.iter().for_each(|&gene| is_gone[gene as usize] = false);
-    let reach = reach(-negated::<S>(&child.near, n).greatest());
+    let reach = 2.0 + 2.0 * negated::<S>(&child.near, n).greatest() + 1e-12;
     for &j in fresh.iter() {
         search::<S, true>(child, j as usize, reach);
     }
@@ -161,12 +163,6 @@ fn common<S: Lanes>(parent: &Candidate, i: usize, child: &Candidate, j: usize) -
             return run.min(parent.n - i).min(child.n - j);
         }
     }
-}
-
-/// A bound on the chord of points whose dot product is `dot`, a rounding to the safe side.
-#[inline(always)]
-fn reach(dot: f64) -> f64 {
-    (2.0 - 2.0 * dot).max(0.0).sqrt() + 1e-12
 }
 
 /// The dot products of the point `p` with the chunk that starts at the padded position `k`.
@@ -202,28 +198,35 @@ impl<S: Lanes> Best<S> {
     }
 }
 
-/// Finds the nearest neighbour of the point at position `j`; with `TELL` also tells every point within `reach` along the axis
+/// Finds the nearest neighbour of the point at position `j`; with `TELL` also tells every point within a chord^2 of `reach`
 /// that there is a new one.
 #[inline(always)]
-fn search<S: Lanes, const TELL: bool>(c: &mut Candidate, j: usize, reach_out: f64) {
+fn search<S: Lanes, const TELL: bool>(c: &mut Candidate, j: usize, reach: f64) {
     let (end, at) = (c.n + PAD, j + PAD);
     let p = point::<S>(c, at);
     let key = c.key[at];
     let gene = S::splat(f64::from(c.genes[j]));
     let mut best = Best { dot: S::splat(FAR), chunk: S::splat(0.0) };
-    let (mut low, mut high) = (at - LANES, at + 1);
+    let (mut low, mut high) = (at - LANES, at + 1 + LANES);
     best.look::<TELL>(c, p, gene, low);
-    best.look::<TELL>(c, p, gene, high);
-    high += LANES;
-    let own = reach(best.dot.greatest());
-    let reach = if TELL && reach_out > own { reach_out } else { own };
-    while low > PAD && c.key[low - 1] > key - reach {
-        low -= LANES;
-        best.look::<TELL>(c, p, gene, low);
-    }
-    while high < end && c.key[high] < key + reach {
-        best.look::<TELL>(c, p, gene, high);
-        high += LANES;
+    best.look::<TELL>(c, p, gene, at + 1);
+    loop {
+        // Chord^2 = 2 - 2 dot bounds the square of the difference along the axis; a rounding to the safe side.
+        let own = 2.0 - 2.0 * best.dot.greatest() + 1e-12;
+        let within = if TELL && reach > own { reach } else { own };
+        // The bound is worth its renewal only now and then.
+        let (until_low, until_high) = (low.saturating_sub(STRIDE).max(PAD), (high + STRIDE).min(end));
+        while low > until_low && (c.key[low - 1] - key) * (c.key[low - 1] - key) < within {
+            low -= LANES;
+            best.look::<TELL>(c, p, gene, low);
+        }
+        while high < until_high && (c.key[high] - key) * (c.key[high] - key) < within {
+            best.look::<TELL>(c, p, gene, high);
+            high += LANES;
+        }
+        if (low > until_low || low <= PAD) && (high < until_high || high >= end) {
+            break;
+        }
     }
     let near = best.dot.greatest();
     let lane = best.dot.first_equal(near);
