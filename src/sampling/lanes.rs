@@ -29,6 +29,8 @@ pub trait Lanes: Copy {
     fn pick(self, b: Self, x: Self, y: Self) -> Self;
     /// Whether self > b anywhere.
     fn any_greater(self, b: Self) -> bool;
+    /// A bit for each lane where self < b < c.
+    fn below(self, b: Self, c: Self) -> u32;
     /// The greatest lane; NaN may count as anything.
     fn greatest(self) -> f64;
     /// The first lane equal to `a`, or 0.
@@ -111,6 +113,10 @@ impl Lanes for Plain {
         (0..LANES).any(|l| self.0[l] > b.0[l])
     }
     #[inline(always)]
+    fn below(self, b: Self, c: Self) -> u32 {
+        (0..LANES).map(|l| u32::from(self.0[l] < b.0[l] && b.0[l] < c.0[l]) << l).sum()
+    }
+    #[inline(always)]
     fn greatest(self) -> f64 {
         self.0.into_iter().fold(f64::NEG_INFINITY, |m, a| if a > m { a } else { m })
     }
@@ -182,6 +188,10 @@ mod x86 {
             unsafe { _mm512_storeu_pd(to[at..at + LANES].as_mut_ptr(), self.0) }
         }
         #[inline(always)]
+        fn below(self, b: Self, c: Self) -> u32 {
+            unsafe { u32::from(_mm512_cmp_pd_mask::<_CMP_LT_OQ>(self.0, b.0) & _mm512_cmp_pd_mask::<_CMP_LT_OQ>(b.0, c.0)) }
+        }
+        #[inline(always)]
         fn greatest(self) -> f64 {
             unsafe { _mm512_reduce_max_pd(self.0) }
         }
@@ -245,6 +255,17 @@ mod x86 {
                 _mm256_storeu_pd(to, self.0);
                 _mm256_storeu_pd(to.add(4), self.1);
             }
+        }
+        #[inline(always)]
+        fn below(self, b: Self, c: Self) -> u32 {
+            #[inline(always)]
+            unsafe fn four(a: __m256d, b: __m256d, c: __m256d) -> u32 {
+                unsafe {
+                    let both = _mm256_and_pd(_mm256_cmp_pd::<_CMP_LT_OQ>(a, b), _mm256_cmp_pd::<_CMP_LT_OQ>(b, c));
+                    _mm256_movemask_pd(both) as u32
+                }
+            }
+            unsafe { four(self.0, b.0, c.0) | four(self.1, b.1, c.1) << 4 }
         }
         #[inline(always)]
         fn greatest(self) -> f64 {

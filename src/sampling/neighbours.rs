@@ -30,7 +30,7 @@ pub struct Candidate {
     key: Vec<f64>,
     /// Greatest dot product with another point, padded.
     near: Vec<f64>,
-    /// The rank of that point, padded; f64 so that it moves with its dot product.
+    /// The rank of that point, padded: as the bits of an f64, so that it moves with its dot product.
     who: Vec<f64>,
 }
 
@@ -45,6 +45,9 @@ pub struct Scratch {
     fresh: Vec<u32>,
     /// Positions whose nearest neighbour left.
     bereft: Vec<u32>,
+    /// By chunk, the least and greatest coordinate along the axis from where a new point can be nearest to one of its points.
+    from: Vec<f64>,
+    to: Vec<f64>,
 }
 
 impl Candidate {
@@ -100,7 +103,7 @@ vectorised! {
 fn breed<S>(child: &mut Candidate, parent: &Candidate, genes: &[u32], points: &Points, scratch: &mut Scratch) {
     let (n, old) = (genes.len(), parent.n);
     child.resize(genes);
-    let Scratch { gone, is_gone, fresh, bereft } = scratch;
+    let Scratch { gone, is_gone, fresh, bereft, from, to } = scratch;
     is_gone.resize(points.len(), false);
     gone.clear();
     fresh.clear();
@@ -120,7 +123,7 @@ fn breed<S>(child: &mut Candidate, parent: &Candidate, genes: &[u32], points: &P
     for &j in fresh.iter() {
         let (gene, at) = (genes[j as usize], j as usize + PAD);
         [child.x[at], child.y[at], child.z[at], child.key[at]] = points.at(gene);
-        (child.near[at], child.who[at]) = (1.0, f64::from(gene));
+        (child.near[at], child.who[at]) = (1.0, rank_bits(gene));
     }
     for column in [&mut child.x, &mut child.y, &mut child.z, &mut child.near] {
         column[PAD + n..].fill(f64::NAN);
@@ -128,7 +131,7 @@ fn breed<S>(child: &mut Candidate, parent: &Candidate, genes: &[u32], points: &P
     // Where much is new, announcing costs more than searching.
     if fresh.len() * 3 > n {
         for j in 0..n {
-            search::<S, false>(child, j, 0.0);
+            search::<S>(child, j);
         }
         return;
     }
@@ -138,17 +141,26 @@ fn breed<S>(child: &mut Candidate, parent: &Candidate, genes: &[u32], points: &P
     for (j, &who) in child.who[PAD..PAD + n].iter().enumerate() {
         // no branch to mispredict
         bereft[count] = j as u32;
-        count += usize::from(is_gone[who as usize]);
+        count += usize::from(is_gone[who.to_bits() as usize]);
     }
     gone.iter().for_each(|&gene| is_gone[gene as usize] = false);
-    let reach = 2.0 + 2.0 * negated::<S>(&child.near, n).greatest() + 1e-12;
+    let bereft = &bereft[..count];
+    // Who searches anyway need not be told.
+    bereft.iter().for_each(|&j| child.near[j as usize + PAD] = 1.0);
+    reaches(child, from, to);
     for &j in fresh.iter() {
-        search::<S, true>(child, j as usize, reach);
+        announce::<S>(child, j as usize, from, to);
     }
-    for &j in &bereft[..count] {
-        search::<S, false>(child, j as usize, 0.0);
+    for &j in fresh.iter().chain(bereft) {
+        search::<S>(child, j as usize);
     }
 }
+}
+
+/// A rank to be carried along in a lane; never a number to reckon with.
+#[inline(always)]
+fn rank_bits(rank: u32) -> f64 {
+    f64::from_bits(u64::from(rank))
 }
 
 /// How many genes the parent from position `i` and the child from `j` have in common before they first differ.
@@ -184,44 +196,36 @@ struct Best<S> {
 }
 
 impl<S: Lanes> Best<S> {
-    /// Looks at the chunk at `k`; with `TELL` also tells its points of `p`, whose rank is `gene`.
+    /// Looks at the chunk at `k` on behalf of the point `p`.
     #[inline(always)]
-    fn look<const TELL: bool>(&mut self, c: &mut Candidate, p: [S; 3], gene: S, k: usize) {
+    fn look(&mut self, c: &Candidate, p: [S; 3], k: usize) {
         let d = dots(c, p, k);
         self.chunk = d.pick(self.dot, S::splat(k as f64), self.chunk);
         self.dot = d.pick(self.dot, d, self.dot);
-        if TELL {
-            let (near, who) = (S::load(&c.near, k), S::load(&c.who, k));
-            d.pick(near, d, near).store(&mut c.near, k);
-            d.pick(near, gene, who).store(&mut c.who, k);
-        }
     }
 }
 
-/// Finds the nearest neighbour of the point at position `j`; with `TELL` also tells every point within a chord^2 of `reach`
-/// that there is a new one.
+/// Finds the nearest neighbour of the point at position `j`.
 #[inline(always)]
-fn search<S: Lanes, const TELL: bool>(c: &mut Candidate, j: usize, reach: f64) {
+fn search<S: Lanes>(c: &mut Candidate, j: usize) {
     let (end, at) = (c.n + PAD, j + PAD);
     let p = point::<S>(c, at);
     let key = c.key[at];
-    let gene = S::splat(f64::from(c.genes[j]));
     let mut best = Best { dot: S::splat(FAR), chunk: S::splat(0.0) };
     let (mut low, mut high) = (at - LANES, at + 1 + LANES);
-    best.look::<TELL>(c, p, gene, low);
-    best.look::<TELL>(c, p, gene, at + 1);
+    best.look(c, p, low);
+    best.look(c, p, at + 1);
     loop {
         // Chord^2 = 2 - 2 dot bounds the square of the difference along the axis; a rounding to the safe side.
-        let own = 2.0 - 2.0 * best.dot.greatest() + 1e-12;
-        let within = if TELL && reach > own { reach } else { own };
+        let within = 2.0 - 2.0 * best.dot.greatest() + 1e-12;
         // The bound is worth its renewal only now and then.
         let (until_low, until_high) = (low.saturating_sub(STRIDE).max(PAD), (high + STRIDE).min(end));
         while low > until_low && (c.key[low - 1] - key) * (c.key[low - 1] - key) < within {
             low -= LANES;
-            best.look::<TELL>(c, p, gene, low);
+            best.look(c, p, low);
         }
         while high < until_high && (c.key[high] - key) * (c.key[high] - key) < within {
-            best.look::<TELL>(c, p, gene, high);
+            best.look(c, p, high);
             high += LANES;
         }
         if (low > until_low || low <= PAD) && (high < until_high || high >= end) {
@@ -233,20 +237,48 @@ fn search<S: Lanes, const TELL: bool>(c: &mut Candidate, j: usize, reach: f64) {
     let who = best.chunk.to_array()[lane] as usize + lane;
     c.near[at] = near;
     // Alone it is its own neighbour.
-    c.who[at] = f64::from(c.genes[if near == FAR { j } else { who - PAD }]);
+    c.who[at] = rank_bits(c.genes[if near == FAR { j } else { who - PAD }]);
 }
 
-/// By lane the greatest of the negated dot products.
+/// From where along the axis a new point can matter to a point of each chunk.
 #[inline(always)]
-fn negated<S: Lanes>(near: &[f64], n: usize) -> S {
-    let (zero, mut most) = (S::splat(0.0), S::splat(-1.0));
-    let mut k = PAD;
-    while k < PAD + n {
-        let d = zero.sub(S::load(near, k));
-        most = d.pick(most, d, most);
-        k += LANES;
+fn reaches(c: &Candidate, from: &mut Vec<f64>, to: &mut Vec<f64>) {
+    let chunks = c.n.div_ceil(LANES);
+    for bounds in [&mut *from, &mut *to] {
+        // a whole number of chunks, the rest unreachable: NaN
+        bounds.clear();
+        bounds.resize(chunks.next_multiple_of(LANES), f64::NAN);
     }
-    most
+    for (chunk, (from, to)) in from.iter_mut().zip(to).take(chunks).enumerate() {
+        let (first, last) = (PAD + chunk * LANES, PAD + ((chunk + 1) * LANES).min(c.n) - 1);
+        // The padding is NaN, which never is less.
+        let near: &[f64; LANES] = c.near[first..first + LANES].try_into().expect("eight elements");
+        let least = |a: f64, b: f64| if b < a { b } else { a };
+        let low = least(least(least(1.0, near[0]), least(near[1], near[2])), least(near[3], near[4]));
+        let low = least(low, least(least(1.0, near[5]), least(near[6], near[7])));
+        let reach = (2.0 - 2.0 * low).max(0.0).sqrt() + 1e-12;
+        (*from, *to) = (c.key[first] - reach, c.key[last] + reach);
+    }
+}
+
+/// Tells every point that it may matter to that there is a new one at position `j`.
+#[inline(always)]
+fn announce<S: Lanes>(c: &mut Candidate, j: usize, from: &[f64], to: &[f64]) {
+    let p = point::<S>(c, j + PAD);
+    let (key, gene) = (S::splat(c.key[j + PAD]), S::splat(rank_bits(c.genes[j])));
+    let mut block = 0;
+    while block < from.len() {
+        let mut reached = S::load(from, block).below(key, S::load(to, block));
+        while reached != 0 {
+            let k = PAD + (block + reached.trailing_zeros() as usize) * LANES;
+            reached &= reached - 1;
+            let d = dots(c, p, k);
+            let (near, who) = (S::load(&c.near, k), S::load(&c.who, k));
+            d.pick(near, d, near).store(&mut c.near, k);
+            d.pick(near, gene, who).store(&mut c.who, k);
+        }
+        block += LANES;
+    }
 }
 
 vectorised! {
