@@ -26,3 +26,6 @@ pub mod stats;
 pub mod strata;
 pub mod table;
 pub mod utm;
+
+#[cfg(test)]
+mod proof;
