@@ -1,6 +1,11 @@
 //! The commands: arguments in, a call into the library, a report out. No logic lives here.
 
+#[cfg(feature = "gdal")]
+pub mod annotate;
+pub mod grid;
 pub mod pretrain;
+pub mod sample;
+pub mod stats;
 pub mod synth;
 
 use clap::{Parser, Subcommand};
@@ -17,6 +22,11 @@ struct Cli {
 enum Command {
     Pretrain(pretrain::PretrainArgs),
     Synth(synth::SynthArgs),
+    Grid(grid::GridArgs),
+    #[cfg(feature = "gdal")]
+    Annotate(annotate::AnnotateArgs),
+    Sample(sample::SampleArgs),
+    Stats(stats::StatsArgs),
 }
 
 /// Runs the program; gives its exit code.
@@ -24,6 +34,11 @@ pub fn main() -> i32 {
     let done = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::Grid(args) => grid::run(args),
+        #[cfg(feature = "gdal")]
+        Command::Annotate(args) => annotate::run(args),
+        Command::Sample(args) => sample::run(args),
+        Command::Stats(args) => stats::run(args),
     };
     match done {
         Ok(()) => 0,
