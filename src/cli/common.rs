@@ -22,16 +22,16 @@ impl AdapterArgs {
     pub fn open_gpu(&self) -> Result<Gpu, GpuError> {
         let gpu = Gpu::open(&AdapterChoice::from_flag(self.adapter.as_deref()))?;
         if gpu.is_software() {
-            say_software(&gpu.info);
+            say_software(&describe(&gpu.info));
         }
         Ok(gpu)
     }
 }
 
 /// The line about a software adapter, once a process.
-pub fn say_software(info: &wgpu::AdapterInfo) {
+pub fn say_software(adapter: &str) {
     static SAID: Once = Once::new();
-    SAID.call_once(|| eprintln!("csmoe: no GPU here; a software one does the work: {}", describe(info)));
+    SAID.call_once(|| eprintln!("csmoe: no GPU here; a software one does the work: {adapter}"));
 }
 
 /// `--preset` and `--config`.
