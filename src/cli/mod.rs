@@ -1,6 +1,9 @@
 //! The commands: arguments in, a call into the library, a report out. No logic lives here.
 
 pub mod common;
+pub mod devices;
+pub mod doctor;
+pub mod import;
 pub mod summary;
 pub mod synth;
 
@@ -16,6 +19,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Devices(devices::DevicesArgs),
+    Doctor(doctor::DoctorArgs),
+    Import(import::ImportArgs),
     Summary(summary::SummaryArgs),
     Synth(synth::SynthArgs),
 }
@@ -23,6 +29,9 @@ enum Command {
 /// Runs the program; gives its exit code.
 pub fn main() -> i32 {
     let done = match Cli::parse().command {
+        Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Import(args) => import::run(args),
         Command::Summary(args) => summary::run(args),
         Command::Synth(args) => synth::run(args),
     };
