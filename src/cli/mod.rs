@@ -1,10 +1,16 @@
 //! The commands: arguments in, a call into the library, a report out. No logic lives here.
 
+#[cfg(feature = "gdal")]
+pub mod annotate;
+pub mod grid;
 pub mod common;
 pub mod devices;
 pub mod doctor;
 pub mod import;
+pub mod pretrain;
 pub mod summary;
+pub mod sample;
+pub mod stats;
 pub mod synth;
 
 use clap::{Parser, Subcommand};
@@ -22,8 +28,14 @@ enum Command {
     Devices(devices::DevicesArgs),
     Doctor(doctor::DoctorArgs),
     Import(import::ImportArgs),
+    Pretrain(pretrain::PretrainArgs),
     Summary(summary::SummaryArgs),
     Synth(synth::SynthArgs),
+    Grid(grid::GridArgs),
+    #[cfg(feature = "gdal")]
+    Annotate(annotate::AnnotateArgs),
+    Sample(sample::SampleArgs),
+    Stats(stats::StatsArgs),
 }
 
 /// Runs the program; gives its exit code.
@@ -32,8 +44,14 @@ pub fn main() -> i32 {
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Import(args) => import::run(args),
+        Command::Pretrain(args) => pretrain::run(args),
         Command::Summary(args) => summary::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::Grid(args) => grid::run(args),
+        #[cfg(feature = "gdal")]
+        Command::Annotate(args) => annotate::run(args),
+        Command::Sample(args) => sample::run(args),
+        Command::Stats(args) => stats::run(args),
     };
     match done {
         Ok(()) => 0,

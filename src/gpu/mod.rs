@@ -10,7 +10,7 @@ mod pipeline;
 mod report;
 mod target;
 
-pub use buffer::{download, new_buffer, upload};
+pub use buffer::{download, new_buffer, read_staging, staging_buffer, upload};
 pub use device::{AdapterChoice, Gpu, adapters, cache_folder, describe};
 pub use error::GpuError;
 pub use kernel::{Kernel, all_sources, source};
