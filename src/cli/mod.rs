@@ -3,7 +3,12 @@
 #[cfg(feature = "gdal")]
 pub mod annotate;
 pub mod grid;
+pub mod common;
+pub mod devices;
+pub mod doctor;
+pub mod import;
 pub mod pretrain;
+pub mod summary;
 pub mod sample;
 pub mod stats;
 pub mod synth;
@@ -20,7 +25,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Devices(devices::DevicesArgs),
+    Doctor(doctor::DoctorArgs),
+    Import(import::ImportArgs),
     Pretrain(pretrain::PretrainArgs),
+    Summary(summary::SummaryArgs),
     Synth(synth::SynthArgs),
     Grid(grid::GridArgs),
     #[cfg(feature = "gdal")]
@@ -32,7 +41,11 @@ enum Command {
 /// Runs the program; gives its exit code.
 pub fn main() -> i32 {
     let done = match Cli::parse().command {
+        Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Import(args) => import::run(args),
         Command::Pretrain(args) => pretrain::run(args),
+        Command::Summary(args) => summary::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Grid(args) => grid::run(args),
         #[cfg(feature = "gdal")]

@@ -1,1 +1,3 @@
-//! eval
+//! What a trained model is asked, and whether the arithmetic under it is right.
+
+pub mod doctor;

@@ -14,6 +14,22 @@ impl AdapterChoice {
     pub fn from_flag(flag: Option<&str>) -> Self {
         AdapterChoice(flag.map(str::to_string).or_else(|| std::env::var("CSMOE_ADAPTER").ok()))
     }
+
+    /// The chosen one among [`adapters`].
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`], [`GpuError::AdapterNotFound`].
+    pub fn pick(&self, all: &[wgpu::Adapter]) -> Result<usize, GpuError> {
+        if all.is_empty() {
+            return Err(GpuError::NoAdapter);
+        }
+        let Some(asked) = &self.0 else { return Ok(0) };
+        let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
+        let index = asked.parse().ok().filter(|i| *i < all.len());
+        let named = || names.iter().position(|n| n.to_lowercase().contains(&asked.to_lowercase()));
+        let have = || names.iter().enumerate().map(|(i, n)| format!("{i}: {n}")).collect::<Vec<_>>().join(", ");
+        index.or_else(named).ok_or_else(|| GpuError::AdapterNotFound { asked: asked.clone(), have: have() })
+    }
 }
 
 /// An opened device with its queue and its compiled pipelines.
@@ -66,22 +82,7 @@ impl Gpu {
     /// [`GpuError::NoAdapter`], [`GpuError::AdapterNotFound`], [`GpuError::DeviceRefused`].
     pub fn open(choice: &AdapterChoice) -> Result<Self, GpuError> {
         let all = adapters();
-        if all.is_empty() {
-            return Err(GpuError::NoAdapter);
-        }
-        let names = |all: &[wgpu::Adapter]| {
-            all.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect::<Vec<_>>().join(", ")
-        };
-        let adapter = match &choice.0 {
-            None => &all[0],
-            Some(asked) => {
-                let found = match asked.parse::<usize>() {
-                    Ok(index) => all.get(index),
-                    Err(_) => all.iter().find(|a| a.get_info().name.to_lowercase().contains(&asked.to_lowercase())),
-                };
-                found.ok_or_else(|| GpuError::AdapterNotFound { asked: asked.clone(), have: names(&all) })?
-            }
-        };
+        let adapter = &all[choice.pick(&all)?];
         Self::open_adapter(adapter)
     }
 
