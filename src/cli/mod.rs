@@ -4,6 +4,7 @@ pub mod common;
 pub mod embed;
 pub mod encoder;
 pub mod neighbours;
+pub mod pretrain;
 pub mod readout;
 pub mod reconstruct;
 pub mod synth;
@@ -23,6 +24,7 @@ struct Cli {
 enum Command {
     Embed(embed::EmbedArgs),
     Neighbours(neighbours::NeighboursArgs),
+    Pretrain(pretrain::PretrainArgs),
     Readout(readout::ReadoutArgs),
     Reconstruct(reconstruct::ReconstructArgs),
     Synth(synth::SynthArgs),
@@ -34,6 +36,7 @@ pub fn main() -> i32 {
     let done = match Cli::parse().command {
         Command::Embed(args) => embed::run(args),
         Command::Neighbours(args) => neighbours::run(args),
+        Command::Pretrain(args) => pretrain::run(args),
         Command::Readout(args) => readout::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Synth(args) => synth::run(args),

@@ -1,13 +1,13 @@
 //! Embeddings of one sensor's tiles: the encoder alone, every patch visible in raster order.
 
 use crate::data::{Error, Geo, Image, ImageSource, Sensor};
-use crate::gpu::{Gpu, GpuError};
+use crate::gpu::Gpu;
 use crate::model::weights::{self, Named};
 use crate::model::{Config, Csmoe};
 use crate::nn::Linear;
 use crate::ops;
-use crate::tensor::{Names, ParamStore, Program, Tape, Tensor};
-use crate::train::masks;
+use crate::tensor::{Names, ParamStore, Program, Tape, Tensor, Timing};
+use crate::train::{Footprint, check_fit, masks};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use std::fmt;
@@ -128,20 +128,16 @@ impl Embedder {
         let project = projector && encoder.strategy == Strategy::NormProjCls;
         let projector =
             project.then(|| Linear::new(&mut model.params, &Names::new(["projector"]), config.dim, config.dim));
+        let tape = |batch: usize| record(gpu, &model, projector.as_ref(), Encoder { batch, ..encoder });
+        check_fit(gpu, encoder.batch, |batch| {
+            let (tape, weights) = (tape(batch)?, model.params.chunks().iter().sum::<usize>() as u64 * 4);
+            let plan = tape.plan();
+            let binding = tape.largest_binding();
+            Ok(Footprint { parameters: weights, activations: plan.total(), binding, launches: plan.launches })
+        })?;
         let store = ParamStore::new(gpu, model.params.clone(), false)?;
         fill(&store)?;
-        let compile = |batch: usize| -> Result<Program> {
-            record(gpu, &model, projector.as_ref(), Encoder { batch, ..encoder })?.compile(gpu, &store)
-        };
-        let program = compile(encoder.batch).map_err(|e| match e.downcast_ref::<GpuError>() {
-            Some(GpuError::OutOfMemory { .. } | GpuError::BindingTooLarge { .. }) => {
-                let halves = std::iter::successors(Some(encoder.batch / 2), |b| Some(b / 2)).take_while(|b| *b > 0);
-                let fits = halves.into_iter().find(|b| compile(*b).is_ok());
-                let hint = fits.map_or("not even one tile fits".to_string(), |b| format!("--batch {b} fits"));
-                e.context(format!("a batch of {} tiles does not fit ({hint})", encoder.batch))
-            }
-            _ => e,
-        })?;
+        let program = tape(encoder.batch)?.compile(gpu, &store)?;
         Ok(Embedder { program, encoder, dim: config.dim })
     }
 
@@ -157,6 +153,14 @@ impl Embedder {
     /// Bytes the program holds on the device, weights excluded.
     pub fn bytes(&self) -> u64 {
         self.program.plan.total()
+    }
+
+    /// The program's launches with their GPU times.
+    ///
+    /// # Errors
+    /// An adapter without timestamps.
+    pub fn profile(&self, gpu: &Gpu) -> Result<Vec<Timing>> {
+        self.program.profile(gpu)
     }
 
     /// Embeds up to `batch` tiles: `pixels` [n, C, px, px] in decibels or digital numbers -> [n, D].

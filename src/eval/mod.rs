@@ -3,7 +3,6 @@
 //! A run folder holds `config.json` and `model.safetensors`. Architecture Invariant: nothing here names wgpu.
 
 mod embed;
-mod feed;
 mod logistic;
 mod neighbours;
 mod readout;

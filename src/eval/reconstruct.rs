@@ -1,6 +1,5 @@
 //! Pictures of what the decoders make of hidden patches, for both sensors and every direction.
 
-use super::feed::feed;
 use super::open_run;
 use crate::data::picture::{Rgb, Sheet, Stretch};
 use crate::data::split::members;
@@ -8,7 +7,7 @@ use crate::data::{Batch, Cursor, Error, PairSource, Part, Sensor, Split};
 use crate::gpu::Gpu;
 use crate::model::{Config, Csmoe, weights};
 use crate::tensor::{ParamStore, Program, Tape};
-use crate::train::masks;
+use crate::train::{feed, masks};
 use anyhow::{Context, Result};
 use std::path::Path;
 

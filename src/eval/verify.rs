@@ -1,13 +1,12 @@
 //! One training step written out whole, so that another framework can recompute it (tools/verify_step.py does).
 
-use super::feed::feed;
 use super::open_run;
 use crate::data::{Cursor, Loader, LoaderConfig, PairSource, Sensor};
 use crate::gpu::Gpu;
 use crate::loss::{Objective, Terms};
 use crate::model::{Config, Csmoe, weights};
 use crate::tensor::{Kind, ParamStore, Tape};
-use crate::train::masks;
+use crate::train::{Footprint, Settings, check_fit, feed, masks};
 use anyhow::{Context, Result};
 use safetensors::Dtype;
 use std::path::Path;
@@ -41,6 +40,7 @@ pub fn verify_step(
     let (config, named) = open_run(run)?;
     let model = Csmoe::for_training(config.clone());
     let px = source.tile_px();
+    check_fit(gpu, batch, |batch| Footprint::of(gpu, &model, &Settings { batch, ..Settings::default() }, px))?;
     let mut t = Tape::new(gpu.target.clone(), model.params.clone());
     let images = model.pixel_inputs(&mut t, batch, px)?;
     let masked = model.mask_inputs(&mut t, batch, config.kept());

@@ -9,7 +9,7 @@ mod kernel;
 mod pipeline;
 mod target;
 
-pub use buffer::{download, new_buffer, upload};
+pub use buffer::{download, new_buffer, read_staging, staging_buffer, upload};
 pub use device::{AdapterChoice, Gpu, adapters, describe};
 pub use error::GpuError;
 pub use kernel::{Kernel, all_sources, source};

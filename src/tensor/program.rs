@@ -3,7 +3,7 @@
 
 use super::tape::{External, Place};
 use super::{Arg, Launch, ParamStore, Tape, Work};
-use crate::gpu::{Binding, Gpu, GpuError, Pipeline, download, new_buffer, upload};
+use crate::gpu::{Binding, Gpu, GpuError, Pipeline, download, new_buffer, read_staging, staging_buffer, upload};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -114,6 +114,11 @@ impl Tape {
     /// The memory the program would take, without building it.
     pub fn plan(&self) -> MemoryPlan {
         self.layout().plan
+    }
+
+    /// Bytes of the largest binding.
+    pub fn largest_binding(&self) -> u64 {
+        self.launches.iter().flat_map(|l| &l.args).map(|a| a.len as u64 * 4).max().unwrap_or(0)
     }
 
     /// Sum of the launches' counted arithmetic.
@@ -293,16 +298,44 @@ impl Program {
     pub fn run(&self, gpu: &Gpu) -> Result<(), GpuError> {
         gpu.check()?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for step in &self.steps {
-                pass.set_pipeline(&step.pipeline.raw);
-                pass.set_bind_group(0, &step.bind_group, &[]);
-                pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
-            }
-        }
+        self.record(&mut encoder);
         gpu.queue.submit([encoder.finish()]);
         Ok(())
+    }
+
+    fn record(&self, encoder: &mut wgpu::CommandEncoder) {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for step in &self.steps {
+            pass.set_pipeline(&step.pipeline.raw);
+            pass.set_bind_group(0, &step.bind_group, &[]);
+            pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
+        }
+    }
+
+    /// Runs once and reads outputs back with the same submit; blocks until they are here.
+    ///
+    /// # Errors
+    /// An unknown name, a lost device.
+    pub fn run_and_read(&self, gpu: &Gpu, names: &[&str]) -> Result<Vec<Vec<f32>>> {
+        gpu.check()?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        self.record(&mut encoder);
+        let outputs = names.iter().map(|n| self.output(n)).collect::<Result<Vec<_>>>()?;
+        let bytes: u64 = outputs.iter().map(|(_, elems)| *elems as u64 * 4).sum();
+        let staging = staging_buffer(gpu, bytes);
+        let mut at = 0;
+        for (buffer, elems) in &outputs {
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, at, *elems as u64 * 4);
+            at += *elems as u64 * 4;
+        }
+        gpu.queue.submit([encoder.finish()]);
+        let all: Vec<f32> = read_staging(gpu, &staging, bytes)?;
+        let mut rest = &all[..];
+        Ok(outputs.iter().map(|(_, elems)| rest.split_off(..*elems).unwrap_or_default().to_vec()).collect())
+    }
+
+    fn output(&self, name: &str) -> Result<&(wgpu::Buffer, usize)> {
+        self.outputs.get(name).with_context(|| format!("the program has no output '{name}'"))
     }
 
     /// Reads an output back; blocks until the queue is done.
@@ -310,7 +343,7 @@ impl Program {
     /// # Errors
     /// An unknown name, a lost device.
     pub fn read<T: bytemuck::Pod>(&self, gpu: &Gpu, name: &str) -> Result<Vec<T>> {
-        let (buffer, elems) = self.outputs.get(name).with_context(|| format!("the program has no output '{name}'"))?;
+        let (buffer, elems) = self.output(name)?;
         Ok(download(gpu, buffer, 0, *elems)?)
     }
 
