@@ -7,7 +7,7 @@ mod update;
 pub use measure::{Effort, Error, Errors, In, Recorded, normal};
 
 use crate::data::export::write_atomic;
-use crate::gpu::{DeviceClass, Gpu, GpuError, Target, all_sources, cache_folder, describe, source};
+use crate::gpu::{DeviceClass, Gpu, Target, all_sources, cache_folder, describe, source};
 use crate::tensor::Launch;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -105,8 +105,7 @@ fn signature(launches: &[Launch]) -> String {
 }
 
 fn kernels(launches: &[Launch]) -> Vec<String> {
-    let mut names: Vec<String> =
-        launches.iter().map(|l| format!("{}::{}", l.kernel.file, l.kernel.entry)).collect();
+    let mut names: Vec<String> = launches.iter().map(|l| format!("{}::{}", l.kernel.file, l.kernel.entry)).collect();
     names.sort();
     names.dedup();
     names
@@ -213,7 +212,7 @@ fn by_kernel(checks: &[Check]) -> BTreeMap<String, Verdict> {
 fn cache_file(gpu: &Gpu) -> Option<PathBuf> {
     let mut key = format!("{}{}{:?}", describe(&gpu.info), env!("CARGO_PKG_VERSION"), gpu.target);
     all_sources().for_each(|name| key.push_str(&source(name, 0)));
-    Some(cache_folder()?.join("doctor").join(format!("{:08x}.json", crc32fast::hash(key.as_bytes()))))
+    Some(cache_folder()?.join("doctor").join(format!("{:08x}.json", crc32c::crc32c(key.as_bytes()))))
 }
 
 fn read(file: &PathBuf) -> Option<Diagnosis> {
@@ -248,13 +247,8 @@ mod tests {
 
     #[test]
     fn errors_are_judged() {
-        let variant = Variant {
-            name: "chosen",
-            target: Target::default(),
-            lacks: None,
-            value_bound: 1e-5,
-            gradient_bound: 1e-4,
-        };
+        let variant =
+            Variant { name: "chosen", target: Target::default(), lacks: None, value_bound: 1e-5, gradient_bound: 1e-4 };
         let check = |value: f64, gradient: f64| {
             let error = |relative| Error { relative, at: "here".into() };
             let errors = Errors { value: error(value), gradient: error(gradient) };
