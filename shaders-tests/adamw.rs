@@ -37,8 +37,8 @@ impl Case {
         let mut chunks: Vec<Vec<f32>> = self.store.params.chunks().iter().map(|n| vec![0.0; *n]).collect();
         let mut k = 0;
         for (_, shape, chunk, at) in self.store.params.pieces() {
-            for i in at..at + shape.iter().product::<usize>() {
-                chunks[chunk][i] = f(k);
+            for slot in &mut chunks[chunk][at..at + shape.iter().product::<usize>()] {
+                *slot = f(k);
                 k += 1;
             }
         }

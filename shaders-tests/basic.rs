@@ -31,3 +31,64 @@ fn views_carry_gradients() {
         |x| (0..3 * 64).map(|i| if i < 64 { 3.0 * x[0][i] } else { -x[1][i - 64] } + x[0][64 + i]).collect(),
     );
 }
+
+#[test]
+fn views_and_wholes_share_a_gradient() {
+    let part = |x: &[f64], i: usize| x[i * 64..(i + 1) * 64].to_vec();
+    let sum = |a: &[f64], b: &[f64], f: f64| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a + f * b).collect() };
+    // The whole is used before, between and after its parts.
+    for place in 0..3 {
+        check(
+            &format!("split and whole {place}"),
+            &[In::normal(3, &[3, 64])],
+            |t, x| {
+                let early = if place == 0 { Some(ops::scale(t, x[0], 2.0)?) } else { None };
+                let parts = t.split(x[0], &[1, 2])?;
+                let middle = if place == 1 { Some(ops::scale(t, x[0], 2.0)?) } else { None };
+                let a = ops::scale(t, parts[0], 3.0)?;
+                let whole = match early.or(middle) {
+                    Some(whole) => whole,
+                    None => ops::scale(t, x[0], 2.0)?,
+                };
+                let whole = t.split(whole, &[1, 2])?[0];
+                ops::add(t, a, whole)
+            },
+            |x| sum(&[0.0; 64], &part(&x[0], 0), 5.0),
+        );
+    }
+    check(
+        "two splits of one value",
+        &[In::normal(4, &[3, 64])],
+        |t, x| {
+            let a = t.split(x[0], &[1, 2])?;
+            let b = t.split(x[0], &[2, 1])?;
+            let c = ops::scale(t, a[1], 3.0)?;
+            ops::add(t, c, b[0])
+        },
+        |x| (0..128).map(|i| x[0][i] + 3.0 * x[0][64 + i]).collect(),
+    );
+    check(
+        "a split of a part",
+        &[In::normal(5, &[4, 64])],
+        |t, x| {
+            let outer = t.split(x[0], &[1, 3])?;
+            let inner = t.split(outer[1], &[1, 2])?;
+            let a = ops::scale(t, inner[0], 3.0)?;
+            ops::add(t, a, outer[0])
+        },
+        |x| sum(&part(&x[0], 0), &part(&x[0], 1), 3.0),
+    );
+    check(
+        "a part of which all parts are used",
+        &[In::normal(6, &[4, 64])],
+        |t, x| {
+            let outer = t.split(x[0], &[1, 3])?;
+            let inner = t.split(outer[1], &[2, 1])?;
+            let a = ops::scale(t, inner[0], 3.0)?;
+            let a = t.split(a, &[1, 1])?[1];
+            let a = ops::add(t, a, inner[1])?;
+            ops::add(t, a, outer[0])
+        },
+        |x| (0..64).map(|i| x[0][i] + 3.0 * x[0][128 + i] + x[0][192 + i]).collect(),
+    );
+}

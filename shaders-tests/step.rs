@@ -153,3 +153,35 @@ fn step_with_other_pixel_losses() {
 fn step_of_csmae() {
     check("step-csmae");
 }
+
+/// The full-size model inside this adapter's bindings: one step at batch 2.
+#[test]
+fn full_size_step() {
+    if std::env::var_os("CSMOE_SLOW").is_none() {
+        println!("skipped: a csmoe-16 step takes gigabytes and minutes on a CPU; CSMOE_SLOW=1 runs it");
+        return;
+    }
+    use csmoe::data::{Loader, LoaderConfig, synth::Synth};
+    use csmoe::train::{Settings, TrainProgram};
+    let gpu = gpu();
+    let model = Csmoe::for_training(Config::preset("csmoe-16").expect("a preset"));
+    assert_eq!(model.params.count(), 459_309_568);
+    let settings = Settings { batch: 2, ..Settings::default() };
+    let store = ParamStore::new(gpu, model.params.clone(), true).expect("memory");
+    let program = TrainProgram::build(gpu, &model, &store, &settings, 120).expect("a program");
+    let source = std::sync::Arc::new(Synth::new(4, 1, 120));
+    let config = LoaderConfig { batch: 2, ..LoaderConfig::default() };
+    let pixels = Loader::new(source, config, Default::default()).expect("a loader").next_batch().expect("a batch");
+    store.init(gpu, 42);
+    let before = store.read_chunks(gpu, Kind::Weight).expect("weights");
+    let began = std::time::Instant::now();
+    let hyper = Hyper { lr: 1e-4, ..Hyper::default() };
+    let (terms, update) = program.run(gpu, &[pixels], &hyper, 42, 0).expect("a step");
+    println!("{terms:?} {update:?} {:.1} s, plan {} MiB", began.elapsed().as_secs_f64(), program.plan().total() >> 20);
+    assert!(terms.0.iter().all(|v| v.is_finite()) && update.grad_norm > 0.0 && !update.skipped);
+    // A first step of AdamW moves every weight that has a gradient by the learning rate, whatever the gradient's size.
+    let after = store.read_chunks(gpu, Kind::Weight).expect("weights");
+    let pairs = before.iter().flatten().zip(after.iter().flatten());
+    let moved = pairs.filter(|(a, b)| ((*a - *b).abs() - 1e-4).abs() < 2e-5).count();
+    assert!(moved as f64 > 0.9 * model.params.count() as f64, "only {moved} weights moved by the learning rate");
+}

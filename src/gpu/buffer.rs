@@ -35,6 +35,27 @@ pub fn upload<T: bytemuck::Pod>(gpu: &Gpu, buffer: &wgpu::Buffer, offset: u64, d
     gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(data));
 }
 
+/// A buffer the host can read, of `bytes`.
+pub fn staging_buffer(gpu: &Gpu, bytes: u64) -> wgpu::Buffer {
+    gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("read-back"),
+        size: bytes.max(4).next_multiple_of(4),
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    })
+}
+
+/// Reads the first `bytes` of a staging buffer that submitted work fills; blocks until the queue is done.
+///
+/// # Errors
+/// [`GpuError::Lost`] when the device is gone.
+pub fn read_staging<T: bytemuck::Pod>(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64) -> Result<Vec<T>, GpuError> {
+    staging.slice(..).map_async(wgpu::MapMode::Read, |_| {});
+    gpu.wait()?;
+    let view = staging.slice(..).get_mapped_range().map_err(|e| GpuError::Lost(format!("read-back failed: {e:?}")))?;
+    Ok(bytemuck::pod_collect_to_vec(&view[..bytes as usize]))
+}
+
 /// Reads `len` values back from `offset` bytes; blocks until the queue is done.
 ///
 /// # Errors
@@ -46,17 +67,9 @@ pub fn download<T: bytemuck::Pod>(
     len: usize,
 ) -> Result<Vec<T>, GpuError> {
     let bytes = (len * size_of::<T>()) as u64;
-    let staging = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("read-back"),
-        size: bytes.max(4).next_multiple_of(4),
-        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
+    let staging = staging_buffer(gpu, bytes);
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes.next_multiple_of(4));
     gpu.queue.submit([encoder.finish()]);
-    staging.slice(..).map_async(wgpu::MapMode::Read, |_| {});
-    gpu.wait()?;
-    let view = staging.slice(..).get_mapped_range().map_err(|e| GpuError::Lost(format!("read-back failed: {e:?}")))?;
-    Ok(bytemuck::pod_collect_to_vec(&view[..bytes as usize]))
+    read_staging(gpu, &staging, bytes)
 }

@@ -15,25 +15,20 @@ impl AdapterChoice {
         AdapterChoice(flag.map(str::to_string).or_else(|| std::env::var("CSMOE_ADAPTER").ok()))
     }
 
-    fn find(&self) -> Result<wgpu::Adapter, GpuError> {
-        let mut all = adapters();
+    /// The chosen one among [`adapters`].
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`], [`GpuError::AdapterNotFound`].
+    pub fn pick(&self, all: &[wgpu::Adapter]) -> Result<usize, GpuError> {
         if all.is_empty() {
             return Err(GpuError::NoAdapter);
         }
-        let index = match &self.0 {
-            None => Some(0),
-            Some(asked) => match asked.parse::<usize>() {
-                Ok(index) => (index < all.len()).then_some(index),
-                Err(_) => all.iter().position(|a| a.get_info().name.to_lowercase().contains(&asked.to_lowercase())),
-            },
-        };
-        let have = || {
-            all.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect::<Vec<_>>().join(", ")
-        };
-        match index {
-            Some(index) => Ok(all.swap_remove(index)),
-            None => Err(GpuError::AdapterNotFound { asked: self.0.clone().unwrap_or_default(), have: have() }),
-        }
+        let Some(asked) = &self.0 else { return Ok(0) };
+        let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
+        let index = asked.parse().ok().filter(|i| *i < all.len());
+        let named = || names.iter().position(|n| n.to_lowercase().contains(&asked.to_lowercase()));
+        let have = || names.iter().enumerate().map(|(i, n)| format!("{i}: {n}")).collect::<Vec<_>>().join(", ");
+        index.or_else(named).ok_or_else(|| GpuError::AdapterNotFound { asked: asked.clone(), have: have() })
     }
 }
 
@@ -109,10 +104,15 @@ impl Gpu {
     /// # Errors
     /// [`GpuError::NoAdapter`], [`GpuError::AdapterNotFound`], [`GpuError::DeviceRefused`].
     pub fn open(choice: &AdapterChoice) -> Result<Self, GpuError> {
-        let mut adapter = choice.find()?;
+        let find = || -> Result<wgpu::Adapter, GpuError> {
+            let mut all = adapters();
+            Ok(all.swap_remove(choice.pick(&all)?))
+        };
+        let mut adapter = find()?;
         if widen_vectors(&adapter.get_info()) {
+            // A driver reads its settings anew only once the last of its devices is gone.
             drop(adapter);
-            adapter = choice.find()?;
+            adapter = find()?;
         }
         Self::open_adapter(&adapter)
     }

@@ -7,11 +7,13 @@ mod device;
 mod error;
 mod kernel;
 mod pipeline;
+mod report;
 mod target;
 
-pub use buffer::{download, new_buffer, upload};
-pub use device::{AdapterChoice, Gpu, adapters, describe};
+pub use buffer::{download, new_buffer, read_staging, staging_buffer, upload};
+pub use device::{AdapterChoice, Gpu, adapters, cache_folder, describe};
 pub use error::GpuError;
 pub use kernel::{Kernel, all_sources, source};
 pub use pipeline::{Binding, Pipeline};
+pub use report::{AdapterReport, reports};
 pub use target::{DeviceClass, Target};

@@ -5,9 +5,10 @@
 pub mod config;
 mod csmoe;
 mod decoder;
+pub mod import;
 pub mod summary;
 pub mod weights;
 
-pub use config::{Config, LossConfig, MaskMode, PRESETS};
+pub use config::{Config, DecoderConfig, LossConfig, MaskMode, PRESETS};
 pub use csmoe::{Batch, Csmoe, Encoded, MaskInputs};
 pub use decoder::Decoder;

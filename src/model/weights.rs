@@ -70,8 +70,14 @@ pub fn write_bytes<'a>(
         views.push((name.to_string(), view));
     }
     replace(file, |path| {
+        // A file of our own making has the usual permissions; the serialiser's would be the user's alone.
+        let made = std::fs::File::create(path).and_then(|f| f.metadata()).map(|m| m.permissions());
         safetensors::serialize_to_file(views, None, path)
-            .map_err(|e| crate::data::Error::new(file.display(), e, "free space or choose another folder"))
+            .map_err(|e| crate::data::Error::new(file.display(), e, "free space or choose another folder"))?;
+        if let Ok(usual) = made {
+            let _ = std::fs::set_permissions(path, usual);
+        }
+        Ok(())
     })?;
     Ok(())
 }

@@ -37,6 +37,16 @@ pub struct SoftMoeConfig {
     pub tau: f32,
 }
 
+impl SoftMoeConfig {
+    /// Slots per expert for a number of tokens.
+    pub fn per_expert(&self, tokens: usize) -> usize {
+        match self.slots {
+            Slots::Dynamic => tokens.div_ceil(self.segment_len),
+            Slots::Fixed(p) => p,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum SlotSource {
     Projection(Linear),
@@ -87,20 +97,12 @@ impl SoftMoe {
         }
     }
 
-    /// Slots per expert for a number of tokens.
-    fn per_expert(&self, tokens: usize) -> usize {
-        match self.config.slots {
-            Slots::Dynamic => tokens.div_ceil(self.config.segment_len),
-            Slots::Fixed(p) => p,
-        }
-    }
-
     /// `x` [g, rows, d] -> `residual + SoftMoE(x)`, and what the routing losses need.
     pub fn forward(&self, t: &mut Tape, x: Tensor, seq: Sequences, residual: Tensor) -> Result<(Tensor, Routing)> {
         let SoftMoeConfig { experts, segment_len, tau, .. } = self.config;
         let [g, rows, d] = x.dims("soft_moe: x")?;
         let Sequences { batch, tokens } = seq;
-        let (z, p) = (g * batch, self.per_expert(tokens));
+        let (z, p) = (g * batch, self.config.per_expert(tokens));
 
         let x = self.norm.forward(t, x)?;
         let slots = match &self.source {

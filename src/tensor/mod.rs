@@ -9,7 +9,7 @@ mod shape;
 mod tape;
 
 pub use params::{Init, Kind, Names, ParamId, ParamStore, Params};
-pub use program::{MemoryPlan, Program};
+pub use program::{MemoryPlan, Program, Timing};
 pub use rng::Rng;
 pub use shape::{Shape, Tensor};
 pub use tape::{Arg, External, GradOut, Launch, Tape, Word, Work};

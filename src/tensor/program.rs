@@ -3,7 +3,7 @@
 
 use super::tape::{External, Place};
 use super::{Arg, Launch, ParamStore, Tape, Work};
-use crate::gpu::{Binding, Gpu, GpuError, Pipeline, download, new_buffer, upload};
+use crate::gpu::{Binding, Gpu, GpuError, Pipeline, download, new_buffer, read_staging, staging_buffer, upload};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -114,6 +114,11 @@ impl Tape {
     /// The memory the program would take, without building it.
     pub fn plan(&self) -> MemoryPlan {
         self.layout().plan
+    }
+
+    /// Bytes of the largest binding.
+    pub fn largest_binding(&self) -> u64 {
+        self.launches.iter().flat_map(|l| &l.args).map(|a| a.len as u64 * 4).max().unwrap_or(0)
     }
 
     /// Sum of the launches' counted arithmetic.
@@ -267,6 +272,16 @@ fn words_stride(gpu: &Gpu) -> u64 {
     u64::from(gpu.limits.min_uniform_buffer_offset_alignment.max(256))
 }
 
+/// All of them in one pass.
+fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl IntoIterator<Item = &'a Step>) {
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    for step in steps {
+        pass.set_pipeline(&step.pipeline.raw);
+        pass.set_bind_group(0, &step.bind_group, &[]);
+        pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
+    }
+}
+
 impl Program {
     /// Queues a write of an input for the next run.
     ///
@@ -293,14 +308,7 @@ impl Program {
     pub fn run(&self, gpu: &Gpu) -> Result<(), GpuError> {
         gpu.check()?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for step in &self.steps {
-                pass.set_pipeline(&step.pipeline.raw);
-                pass.set_bind_group(0, &step.bind_group, &[]);
-                pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
-            }
-        }
+        record(&mut encoder, &self.steps);
         gpu.queue.submit([encoder.finish()]);
         Ok(())
     }
@@ -312,16 +320,36 @@ impl Program {
     pub fn repeat(&self, gpu: &Gpu, launches: std::ops::Range<usize>, times: usize) -> Result<(), GpuError> {
         gpu.check()?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for step in (0..times).flat_map(|_| &self.steps[launches.clone()]) {
-                pass.set_pipeline(&step.pipeline.raw);
-                pass.set_bind_group(0, &step.bind_group, &[]);
-                pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
-            }
-        }
+        let steps = &self.steps[launches];
+        record(&mut encoder, (0..times).flat_map(|_| steps));
         gpu.queue.submit([encoder.finish()]);
         Ok(())
+    }
+
+    /// Runs once and reads outputs back with the same submit; blocks until they are here.
+    ///
+    /// # Errors
+    /// An unknown name, a lost device.
+    pub fn run_and_read(&self, gpu: &Gpu, names: &[&str]) -> Result<Vec<Vec<f32>>> {
+        gpu.check()?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        record(&mut encoder, &self.steps);
+        let outputs = names.iter().map(|n| self.output(n)).collect::<Result<Vec<_>>>()?;
+        let bytes: u64 = outputs.iter().map(|(_, elems)| *elems as u64 * 4).sum();
+        let staging = staging_buffer(gpu, bytes);
+        let mut at = 0;
+        for (buffer, elems) in &outputs {
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, at, *elems as u64 * 4);
+            at += *elems as u64 * 4;
+        }
+        gpu.queue.submit([encoder.finish()]);
+        let all: Vec<f32> = read_staging(gpu, &staging, bytes)?;
+        let mut rest = &all[..];
+        Ok(outputs.iter().map(|(_, elems)| rest.split_off(..*elems).unwrap_or_default().to_vec()).collect())
+    }
+
+    fn output(&self, name: &str) -> Result<&(wgpu::Buffer, usize)> {
+        self.outputs.get(name).with_context(|| format!("the program has no output '{name}'"))
     }
 
     /// Reads an output back; blocks until the queue is done.
@@ -329,7 +357,7 @@ impl Program {
     /// # Errors
     /// An unknown name, a lost device.
     pub fn read<T: bytemuck::Pod>(&self, gpu: &Gpu, name: &str) -> Result<Vec<T>> {
-        let (buffer, elems) = self.outputs.get(name).with_context(|| format!("the program has no output '{name}'"))?;
+        let (buffer, elems) = self.output(name)?;
         Ok(download(gpu, buffer, 0, *elems)?)
     }
 

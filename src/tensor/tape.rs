@@ -147,7 +147,10 @@ pub struct Tape {
     pub(super) params: Params,
     param_values: HashMap<External, Tensor>,
     rules: Vec<Rule>,
-    grads: HashMap<usize, GradOut>,
+    /// The room of each value's gradient.
+    grads: HashMap<usize, Tensor>,
+    /// Runs of elements of those rooms, by the value they lie in, that hold a gradient already.
+    written: HashMap<usize, Vec<(usize, usize)>>,
     /// Parts of a split: part -> (whole, offset).
     parts: HashMap<usize, (Tensor, usize)>,
     scopes: Vec<String>,
@@ -165,6 +168,7 @@ impl Tape {
             param_values: HashMap::new(),
             rules: Vec::new(),
             grads: HashMap::new(),
+            written: HashMap::new(),
             parts: HashMap::new(),
             scopes: Vec::new(),
             accumulate_params: false,
@@ -283,8 +287,9 @@ impl Tape {
 
     /// The gradient that has reached `tensor`, in its shape; none if nothing downstream used it.
     pub fn grad(&self, tensor: Tensor) -> Option<Tensor> {
-        let found = self.grads.get(&tensor.id).filter(|g| g.accumulate)?;
-        Some(Tensor { id: found.tensor.id, shape: tensor.shape })
+        let found = self.grads.get(&tensor.id)?;
+        let (_, gaps) = self.unwritten(*found);
+        gaps.is_empty().then_some(Tensor { id: found.id, shape: tensor.shape })
     }
 
     /// Where to write a contribution to the gradient of `tensor`; none if it needs no gradient.
@@ -293,40 +298,71 @@ impl Tape {
         if !self.needs_grad(tensor) {
             return None;
         }
-        let accumulate_params = self.accumulate_params;
-        let entry = match self.grads.get(&tensor.id) {
-            Some(found) => *found,
-            None => {
-                let (out, accumulate) = match self.values[tensor.id].place.clone() {
-                    Place::External(External::Param(_, id)) => {
-                        let external = External::Param(Kind::Gradient, id);
-                        (self.external(external, tensor.shape), accumulate_params)
-                    }
-                    _ => match self.parts.get(&tensor.id).copied() {
-                        Some((whole, offset)) => {
-                            let root = self.grad_storage(whole);
-                            let written = self.grads[&whole.id].accumulate;
-                            (self.alias(root, offset, tensor.shape), written)
-                        }
-                        None => (self.push(tensor.shape, Place::Planned, false), false),
-                    },
-                };
-                GradOut { tensor: out, accumulate }
-            }
-        };
-        self.grads.insert(tensor.id, GradOut { accumulate: true, ..entry });
-        let shaped = Tensor { id: entry.tensor.id, shape: tensor.shape };
-        Some(GradOut { tensor: shaped, accumulate: entry.accumulate })
+        let storage = self.grad_storage(tensor);
+        let accumulate = self.write(storage);
+        Some(GradOut { tensor: Tensor { id: storage.id, shape: tensor.shape }, accumulate })
     }
 
-    /// The buffer of a gradient, made if needed, without counting as a write.
+    /// The room of a gradient, made if needed: a parameter's own, inside that of the whole for a part.
     fn grad_storage(&mut self, tensor: Tensor) -> Tensor {
         if let Some(found) = self.grads.get(&tensor.id) {
-            return found.tensor;
+            return *found;
         }
-        let out = self.push(tensor.shape, Place::Planned, false);
-        self.grads.insert(tensor.id, GradOut { tensor: out, accumulate: false });
-        out
+        let storage = match self.values[tensor.id].place {
+            Place::External(External::Param(_, id)) => {
+                let storage = self.external(External::Param(Kind::Gradient, id), tensor.shape);
+                if self.accumulate_params {
+                    self.write(storage);
+                }
+                storage
+            }
+            _ => match self.parts.get(&tensor.id).copied() {
+                Some((whole, offset)) => {
+                    let root = self.grad_storage(whole);
+                    self.alias(root, offset, tensor.shape)
+                }
+                None => self.push(tensor.shape, Place::Planned, false),
+            },
+        };
+        self.grads.insert(tensor.id, storage);
+        storage
+    }
+
+    /// The root and the runs of a gradient's room that nothing has been written to.
+    fn unwritten(&self, storage: Tensor) -> (usize, Vec<(usize, usize)>) {
+        let (root, start) = self.resolve(storage.id);
+        let end = start + storage.elems();
+        let mut gaps = Vec::new();
+        let mut at = start;
+        let mut runs = self.written.get(&root).cloned().unwrap_or_default();
+        runs.sort_unstable();
+        for (from, to) in runs {
+            if from > at && at < end {
+                gaps.push((at, from.min(end)));
+            }
+            at = at.max(to);
+        }
+        if at < end {
+            gaps.push((at, end));
+        }
+        (root, gaps)
+    }
+
+    /// Counts all of a gradient's room as written; true if the writer must add. Where parts of it were written and
+    /// others not, those are filled with zeros first.
+    fn write(&mut self, storage: Tensor) -> bool {
+        let (root, gaps) = self.unwritten(storage);
+        let (_, start) = self.resolve(storage.id);
+        let whole = (start, start + storage.elems());
+        let accumulate = gaps != [whole];
+        if accumulate {
+            for (from, to) in gaps {
+                let gap = self.push([to - from].into(), Place::Alias { root, offset: from }, false);
+                crate::ops::fill(self, gap, 0.0);
+            }
+        }
+        self.written.entry(root).or_default().push(whole);
+        accumulate
     }
 
     /// Says that the gradient of `from` is also the whole contribution to that of `to` (y = x + ...). Costs
@@ -335,13 +371,12 @@ impl Tape {
     pub fn pass_grad(&mut self, from: Tensor, to: Tensor) -> Option<GradOut> {
         let free = self.needs_grad(to) && !self.grads.contains_key(&to.id) && !self.parts.contains_key(&to.id);
         let given = self.grads.get(&from.id).copied()?;
-        let root = self.resolve(given.tensor.id).0;
+        let root = self.resolve(given.id).0;
         // A seed or a parameter's gradient is not ours to add to.
         let ours = matches!(self.values[root].place, Place::Planned);
         let param = matches!(self.values[to.id].place, Place::External(_));
         if free && ours && !param {
-            let shaped = Tensor { id: given.tensor.id, shape: to.shape };
-            self.grads.insert(to.id, GradOut { tensor: shaped, accumulate: true });
+            self.grads.insert(to.id, Tensor { id: given.id, shape: to.shape });
             return None;
         }
         self.grad_out(to)
@@ -378,16 +413,10 @@ impl Tape {
         }
         let own = parts.clone();
         self.on_backward(move |t| {
-            let written: Vec<bool> = own.iter().map(|p| t.grad(*p).is_some()).collect();
-            if written.iter().any(|w| *w) {
-                for (part, written) in own.iter().zip(written) {
-                    if !written && let Some(out) = t.grad_out(*part).filter(|o| !o.accumulate) {
-                        crate::ops::fill(t, out.tensor, 0.0);
-                    }
-                }
-                if let Some(entry) = t.grads.get_mut(&whole.id) {
-                    entry.accumulate = true;
-                }
+            // The parts that were used have written their shares; the rest is zero.
+            if own.iter().any(|p| t.grad(*p).is_some()) {
+                let storage = t.grad_storage(whole);
+                t.write(storage);
             }
             Ok(())
         });
@@ -429,7 +458,7 @@ impl Tape {
                     bail!("a part of a concat was used after it");
                 }
                 let view = t.alias(dy, offset, part.shape);
-                t.grads.insert(part.id, GradOut { tensor: view, accumulate: true });
+                t.grads.insert(part.id, view);
                 offset += part.elems();
             }
             Ok(())
@@ -451,7 +480,8 @@ impl Tape {
 
     /// Sets the gradient of `tensor` to the value of `seed`.
     pub fn backward_seed(&mut self, tensor: Tensor, seed: Tensor) {
-        self.grads.insert(tensor.id, GradOut { tensor: seed, accumulate: true });
+        self.grads.insert(tensor.id, Tensor { id: seed.id, shape: tensor.shape });
+        self.written.entry(seed.id).or_default().push((0, tensor.elems()));
     }
 
     /// Runs the rules, last first.

@@ -1,3 +1,21 @@
-//! Training: masks, schedule, the loop, checkpoints, metrics.
+//! Training: settings, masks, schedule, the step's programs, the loop, checkpoints, metrics.
+//!
+//! Architecture Invariant: nothing here names wgpu.
 
+mod checkpoint;
+mod events;
 pub mod masks;
+mod memory;
+mod metrics;
+mod run;
+mod schedule;
+mod settings;
+mod step;
+
+pub use checkpoint::{Checkpoint, State};
+pub use memory::{Budget, Footprint, check_fit, largest_batch};
+pub use metrics::Record;
+pub use run::{Observer, Outcome, Pretrain, Report};
+pub use schedule::Schedule;
+pub use settings::{Settings, Span};
+pub use step::{EvalProgram, TrainProgram, feed};

@@ -1,0 +1,72 @@
+use crate::{fail, small_config, succeed, text};
+
+#[test]
+fn mistakes_get_one_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = small_config(folder.path());
+    let out = folder.path().join("run");
+    let out = text(&out);
+    let base =
+        ["pretrain", "--data", "synth:8", "--tile-px", "24", "--config", text(&config), "--batch", "2", "--steps", "1"];
+    let with = |more: &[&'static str]| -> Vec<String> {
+        let args = base.iter().map(ToString::to_string).chain(["--out".into(), out.to_string()]);
+        args.chain(more.iter().map(ToString::to_string)).collect()
+    };
+    let last_line = |args: Vec<String>| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        fail(&args).1
+    };
+    assert!(last_line(with(&["--adapter", "no-such-gpu"])).contains("csmoe devices"));
+    assert!(last_line(with(&["--preset", "csmoe-17"])).contains("csmoe-16"));
+    let absent = folder.path().join("absent.toml");
+    let args = ["pretrain", "--data", "synth:8", "--out", out, "--config", text(&absent)];
+    assert!(fail(&args).1.contains("absent.toml"));
+    let wrong = folder.path().join("wrong.toml");
+    std::fs::write(&wrong, "expert = 3\n").expect("a writable folder");
+    let args = ["pretrain", "--data", "synth:8", "--out", out, "--config", text(&wrong)];
+    assert!(fail(&args).1.contains("expert"));
+    let args = ["pretrain", "--data", "synth:none", "--out", out];
+    assert!(fail(&args).1.contains("synth"));
+}
+
+#[test]
+fn no_adapter_has_its_own_exit_code() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let mut command = crate::csmoe(&["pretrain", "--data", "synth:8", "--out", text(&out)]);
+    // A driver manifest that does not exist: the loader then finds none.
+    let none = folder.path().join("none.json");
+    let output = command.env("VK_DRIVER_FILES", &none).env("VK_ICD_FILENAMES", &none).output().expect("csmoe starts");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    assert!(message.contains("no GPU adapter"), "{message}");
+}
+
+#[test]
+fn a_run_is_not_overwritten_or_changed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = small_config(folder.path());
+    let run = folder.path().join("run");
+    let run = text(&run);
+    let data =
+        ["pretrain", "--data", "synth:8", "--tile-px", "24", "--config", text(&config), "--batch", "2", "--out", run];
+    succeed(&[&data[..], &["--steps", "2"]].concat());
+    assert!(fail(&[&data[..], &["--steps", "2"]].concat()).1.contains("--resume"));
+    assert!(fail(&["pretrain", "--out", run, "--resume", "--steps", "9"]).1.contains("--steps 2"));
+
+    // The newest checkpoint damaged: the run goes on from the one before, or says that there is none.
+    let checkpoint = folder.path().join("run/checkpoints/step-000000002.safetensors");
+    let bytes = std::fs::read(&checkpoint).expect("a checkpoint");
+    std::fs::write(&checkpoint, &bytes[..bytes.len() / 2]).expect("a writable folder");
+    assert!(fail(&["pretrain", "--out", run, "--resume"]).1.contains("checkpoints"));
+}
+
+#[test]
+fn a_batch_that_does_not_fit_names_one_that_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let args = ["pretrain", "--data", "synth:8", "--preset", "csmoe-16", "--batch", "4096", "--steps", "1"];
+    let (_, line) = fail(&[&args[..], &["--out", text(&out)]].concat());
+    assert!(line.contains("--batch") && line.contains("would fit"), "{line}");
+    assert!(!out.join("model.safetensors").exists());
+}

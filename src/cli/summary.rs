@@ -1,0 +1,123 @@
+//! `csmoe summary`: parameters, MACs and memory of a model, beside the paper's row.
+
+use super::common::{AdapterArgs, ModelArgs};
+use crate::data::DEFAULT_TILE_PX;
+use crate::gpu::Target;
+use crate::loss::Objective;
+use crate::model::summary::Summary;
+use crate::model::{Config, Csmoe};
+use crate::ops::adamw;
+use crate::tensor::{MemoryPlan, Tape};
+use anyhow::Result;
+use serde_json::json;
+
+/// Count a model: parameters, multiply-accumulates, C2C, the memory of a training step
+#[derive(Debug, clap::Args)]
+pub struct SummaryArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Pairs in a training step whose memory is planned; may be repeated [default: 1, 8, 32]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: Vec<u32>,
+    /// Plan for this adapter (index or part of its name) instead of WebGPU's guaranteed limits
+    #[arg(long, value_name = "NAME|INDEX")]
+    pub adapter: Option<String>,
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// An unknown preset, a configuration that does not fit itself, an adapter that is not there.
+pub fn run(args: SummaryArgs) -> Result<()> {
+    let config = args.model.resolve("csmoe-16")?;
+    let target = match args.adapter {
+        Some(name) => AdapterArgs { adapter: Some(name) }.open_gpu()?.target,
+        None => Target::default(),
+    };
+    let batches = if args.batch.is_empty() { vec![1, 8, 32] } else { args.batch };
+    let plans = batches
+        .iter()
+        .map(|b| Ok((*b as usize, plan_step(&config, &target, *b as usize)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let summary = Summary::of(&config);
+    // Weights as they lie on the device, alignment included; a gradient and two moments for each.
+    let weights = Csmoe::for_training(config).params.chunks().iter().sum::<usize>() as u64 * 4;
+    match args.json {
+        true => print_json(&summary, weights, &target, &plans)?,
+        false => print(&summary, weights, &plans),
+    }
+    Ok(())
+}
+
+/// The memory of a training step of `batch` pairs of tiles of the usual size, without building it.
+fn plan_step(config: &Config, target: &Target, batch: usize) -> Result<MemoryPlan> {
+    let model = Csmoe::for_training(config.clone());
+    let mut t = Tape::new(target.clone(), model.params.clone());
+    let images = model.pixel_inputs(&mut t, batch, DEFAULT_TILE_PX)?;
+    let masks = model.mask_inputs(&mut t, batch, config.kept());
+    let objective = Objective::record(&mut t, &model, &images, &masks)?;
+    objective.backward(&mut t)?;
+    t.output("scalars", objective.scalars)?;
+    let hyper = t.input("hyper", [adamw::HYPER]);
+    let options = adamw::Options { decay_all: true, zero_gradients: false };
+    adamw::update(&mut t, hyper, Some(objective.scalars), options)?;
+    Ok(t.plan())
+}
+
+fn print_json(summary: &Summary, weights: u64, target: &Target, plans: &[(usize, MemoryPlan)]) -> Result<()> {
+    let mut report = serde_json::to_value(summary)?;
+    let memory: Vec<_> = plans
+        .iter()
+        .map(|(batch, plan)| {
+            json!({
+                "batch": batch, "activations_bytes": plan.total(), "arenas_bytes": plan.arenas,
+                "inputs_outputs_constants_bytes": plan.fixed, "unshared_bytes": plan.unshared,
+                "total_bytes": plan.total() + 4 * weights, "launches": plan.launches,
+            })
+        })
+        .collect();
+    report["weights_bytes"] = weights.into();
+    report["gradients_bytes"] = weights.into();
+    report["moments_bytes"] = (2 * weights).into();
+    report["memory"] = memory.into();
+    report["target"] = serde_json::to_value(target)?;
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(())
+}
+
+fn print(s: &Summary, weights: u64, plans: &[(usize, MemoryPlan)]) {
+    let m = |n: usize| format!("{:.2} M", n as f64 / 1e6);
+    let g = |n: u64| format!("{:.2} G", n as f64 / 1e9);
+    let mib = |n: u64| format!("{:.1} MiB", n as f64 / (1 << 20) as f64);
+    let line = |name: &str, exact: String, short: String, paper: Option<String>| {
+        println!("{name:<34} {exact:>15} {short:>11}   {}", paper.unwrap_or_default());
+    };
+    let slots = match s.slots_per_expert {
+        0 => String::new(),
+        p => format!(", {p} slots per expert"),
+    };
+    println!("{}: {} tokens{slots}", s.preset, s.tokens);
+    line("", String::new(), String::new(), s.paper.map(|_| "paper".to_string()));
+    let (params, macs) = (s.params_s2_path, s.macs_paper_s2_path);
+    let paper = s.paper.map(|p| format!("{} M", p.params_m));
+    line("parameters, S2 path", params.to_string(), m(params), paper);
+    if s.params_s2_path != s.params_s2_path_trainable {
+        line("  of them trained", s.params_s2_path_trainable.to_string(), m(s.params_s2_path_trainable), None);
+    }
+    line("parameters, S1 path", s.params_s1_path.to_string(), m(s.params_s1_path), None);
+    line("parameters, encoder of both", s.params_encoder.to_string(), m(s.params_encoder), None);
+    line("parameters, with decoders", s.params_total.to_string(), m(s.params_total), None);
+    let paper = s.paper.map(|p| format!("{:.2} G", p.macs_g));
+    line("MACs, S2 path, paper's convention", macs.to_string(), g(macs), paper);
+    line("MACs, S2 path, with QK^T and AV", s.macs_full_s2_path.to_string(), g(s.macs_full_s2_path), None);
+    line("C2C, M parameters / G MACs", String::new(), format!("{:.2}", s.c2c), s.paper.map(|p| p.c2c.to_string()));
+    println!("\ntraining: weights {}, gradients as much, moments twice as much", mib(weights));
+    println!("{:>7} {:>16} {:>9} {:>16} {:>10}", "batch", "activations", "arenas", "all", "launches");
+    for (batch, plan) in plans {
+        let (activations, all) = (mib(plan.total()), mib(plan.total() + 4 * weights));
+        println!("{batch:>7} {activations:>16} {:>9} {all:>16} {:>10}", plan.arenas.len(), plan.launches);
+    }
+}

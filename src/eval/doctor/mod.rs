@@ -1,0 +1,266 @@
+//! The doctor: every kernel, in every variant this adapter could be given, against its f64 reference.
+
+mod cases;
+mod measure;
+mod update;
+
+pub use measure::{Effort, Error, Errors, In, Recorded, normal};
+
+use crate::data::export::write_atomic;
+use crate::gpu::{DeviceClass, Gpu, Target, all_sources, cache_folder, describe, source};
+use crate::tensor::Launch;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Pass,
+    Fail,
+    /// The adapter lacks what the variant needs.
+    Skipped,
+}
+
+/// One op in one variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub variant: String,
+    pub status: Status,
+    /// Largest error, relative to the largest magnitude of what was compared; gradients against central differences of
+    /// the reference. None if it did not run or was not finite.
+    pub value_error: Option<f64>,
+    pub gradient_error: Option<f64>,
+    /// `file::entry` of every kernel it launched.
+    pub kernels: Vec<String>,
+    /// Why it failed or was skipped.
+    pub note: Option<String>,
+}
+
+/// One entry point of a kernel file over all checks that launched it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub status: Status,
+    pub max_relative_error: Option<f64>,
+    pub checks: usize,
+}
+
+/// What the doctor found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Diagnosis {
+    pub adapter: String,
+    pub version: String,
+    pub checks: Vec<Check>,
+    /// By `file::entry`.
+    pub kernels: BTreeMap<String, Verdict>,
+    /// Read back from an earlier run on this adapter, driver and version.
+    #[serde(skip_deserializing)]
+    pub cached: bool,
+}
+
+impl Diagnosis {
+    pub fn failures(&self) -> usize {
+        self.checks.iter().filter(|c| c.status == Status::Fail).count()
+    }
+}
+
+/// A way to record programs for an adapter, and the errors it may have.
+struct Variant {
+    name: &'static str,
+    target: Target,
+    /// What the adapter lacks for it.
+    lacks: Option<String>,
+    value_bound: f64,
+    gradient_bound: f64,
+}
+
+/// What the adapter's own target chooses comes first, then what it could be told to.
+fn variants(gpu: &Gpu) -> Vec<Variant> {
+    let own = &gpu.target;
+    let most = gpu.limits.max_compute_invocations_per_workgroup;
+    let class = |class, lanes| Target { class, lanes, ..own.clone() };
+    [
+        ("chosen", own.clone()),
+        ("software", class(DeviceClass::Software, 8)),
+        ("hardware", class(DeviceClass::Hardware, 64)),
+        ("unfused", Target { fuse: !own.fuse, ..own.clone() }),
+        // Parameters and groups split over several bindings.
+        ("small bindings", Target { max_binding: 16 << 10, ..own.clone() }),
+    ]
+    .map(|(name, target)| Variant {
+        lacks: (target.lanes > most).then(|| format!("workgroups of {} invocations", target.lanes)),
+        name,
+        target,
+        value_bound: 1e-5,
+        gradient_bound: 1e-4,
+    })
+    .into()
+}
+
+/// What tells two recordings apart.
+fn signature(launches: &[Launch]) -> String {
+    launches.iter().map(|l| format!("{:?}{:?}{:?}{:?};", l.kernel, l.constants, l.grid, l.words)).collect()
+}
+
+fn kernels(launches: &[Launch]) -> Vec<String> {
+    let mut names: Vec<String> = launches.iter().map(|l| format!("{}::{}", l.kernel.file, l.kernel.entry)).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Checks every kernel on this adapter, or reads what an earlier run found. `observe` sees each check as it ends.
+/// A variant that records the same launches as an earlier one is not run again. Only a clean bill is kept.
+///
+/// # Errors
+/// A lost device. What a check finds is in the diagnosis.
+pub fn diagnose(gpu: &Gpu, fresh: bool, mut observe: impl FnMut(&Check)) -> Result<Diagnosis> {
+    let file = cache_file(gpu);
+    if !fresh && let Some(found) = file.as_ref().and_then(read) {
+        return Ok(found);
+    }
+    let mut checks = Vec::new();
+    let variants = variants(gpu);
+    for case in cases::all() {
+        let mut seen = Vec::new();
+        for variant in &variants {
+            let check = match case.launches(&variant.target) {
+                Ok(launches) => {
+                    let signature = signature(&launches);
+                    if seen.contains(&signature) {
+                        continue;
+                    }
+                    seen.push(signature);
+                    let errors = variant.lacks.is_none().then(|| case.measure(gpu, &variant.target));
+                    judge(case.name, variant, kernels(&launches), errors)
+                }
+                Err(e) => judge(case.name, variant, Vec::new(), Some(Err(e))),
+            };
+            gpu.check()?;
+            observe(&check);
+            checks.push(check);
+        }
+    }
+    let diagnosis = Diagnosis {
+        adapter: describe(&gpu.info),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        kernels: by_kernel(&checks),
+        checks,
+        cached: false,
+    };
+    if let Some(file) = file {
+        match diagnosis.failures() {
+            // A cache that cannot be written costs time only.
+            0 => drop(serde_json::to_vec(&diagnosis).map(|text| write_atomic(&file, |f| f.write_all(&text)))),
+            _ => drop(std::fs::remove_file(file)),
+        }
+    }
+    Ok(diagnosis)
+}
+
+/// `errors` is none where the adapter lacks something.
+fn judge(name: &str, variant: &Variant, kernels: Vec<String>, errors: Option<Result<Errors>>) -> Check {
+    let finite = |e: f64| e.is_finite().then_some(e);
+    let (status, value, gradient, note) = match errors {
+        None => (Status::Skipped, None, None, variant.lacks.as_ref().map(|l| format!("the adapter lacks {l}"))),
+        Some(Err(e)) => (Status::Fail, None, None, Some(format!("{e:#}"))),
+        Some(Ok(Errors { value, gradient })) => {
+            let (a, b) = (value.relative <= variant.value_bound, gradient.relative <= variant.gradient_bound);
+            let note = match (a, b) {
+                (true, true) => None,
+                (false, _) => Some(value.at),
+                (true, false) => Some(gradient.at),
+            };
+            let status = if a && b { Status::Pass } else { Status::Fail };
+            (status, finite(value.relative), finite(gradient.relative), note)
+        }
+    };
+    Check {
+        name: name.to_string(),
+        variant: variant.name.to_string(),
+        status,
+        value_error: value,
+        gradient_error: gradient,
+        kernels,
+        note,
+    }
+}
+
+fn by_kernel(checks: &[Check]) -> BTreeMap<String, Verdict> {
+    let mut all: BTreeMap<String, Verdict> = BTreeMap::new();
+    for check in checks {
+        for kernel in &check.kernels {
+            let empty = Verdict { status: Status::Skipped, max_relative_error: None, checks: 0 };
+            let verdict = all.entry(kernel.clone()).or_insert(empty);
+            verdict.status = match (verdict.status, check.status) {
+                (Status::Fail, _) | (_, Status::Fail) => Status::Fail,
+                (Status::Pass, _) | (_, Status::Pass) => Status::Pass,
+                _ => Status::Skipped,
+            };
+            for error in [check.value_error, check.gradient_error].into_iter().flatten() {
+                verdict.max_relative_error = Some(verdict.max_relative_error.unwrap_or(0.0).max(error));
+            }
+            verdict.checks += 1;
+        }
+    }
+    all
+}
+
+/// Adapter, driver, version and the kernels' text decide what is cached.
+fn cache_file(gpu: &Gpu) -> Option<PathBuf> {
+    let mut key = format!("{}{}{:?}", describe(&gpu.info), env!("CARGO_PKG_VERSION"), gpu.target);
+    all_sources().for_each(|name| key.push_str(&source(name, 0)));
+    Some(cache_folder()?.join("doctor").join(format!("{:08x}.json", crc32c::crc32c(key.as_bytes()))))
+}
+
+fn read(file: &PathBuf) -> Option<Diagnosis> {
+    let found: Diagnosis = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    Some(Diagnosis { cached: true, ..found })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No kernel escapes: every entry point of every file is launched by a check.
+    #[test]
+    fn every_kernel_is_in_the_table() {
+        let mut covered = Vec::new();
+        for class in [DeviceClass::Software, DeviceClass::Hardware] {
+            let lanes = if class == DeviceClass::Software { 8 } else { 64 };
+            let target = Target { class, lanes, ..Target::default() };
+            for case in cases::all() {
+                let launches = case.launches(&target).unwrap_or_else(|e| panic!("{}: {e:#}", case.name));
+                covered.extend(kernels(&launches));
+            }
+        }
+        for file in all_sources() {
+            let module = naga::front::wgsl::parse_str(&source(file, 16)).unwrap_or_else(|e| panic!("{file}: {e}"));
+            for entry in &module.entry_points {
+                let name = format!("{file}::{}", entry.name);
+                assert!(covered.contains(&name), "the doctor's table has no check of {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn errors_are_judged() {
+        let variant =
+            Variant { name: "chosen", target: Target::default(), lacks: None, value_bound: 1e-5, gradient_bound: 1e-4 };
+        let check = |value: f64, gradient: f64| {
+            let error = |relative| Error { relative, at: "here".into() };
+            let errors = Errors { value: error(value), gradient: error(gradient) };
+            judge("op", &variant, vec!["file::entry".into()], Some(Ok(errors)))
+        };
+        let (good, bad) = (check(1e-6, 1e-6), check(1e-6, f64::INFINITY));
+        assert_eq!((good.status, bad.status), (Status::Pass, Status::Fail));
+        assert_eq!((bad.gradient_error, bad.note.as_deref()), (None, Some("here")));
+        let verdict = &by_kernel(&[good, bad])["file::entry"];
+        assert_eq!((verdict.status, verdict.checks, verdict.max_relative_error), (Status::Fail, 2, Some(1e-6)));
+        let mut error = Error::default();
+        error.widen(f64::NAN, 1.0, 1.0, || "x".into());
+        assert_eq!(error.relative, f64::INFINITY);
+    }
+}
