@@ -48,6 +48,7 @@ macro_rules! sources {
 const SOURCES: &[(&str, &str)] = sources![
     "adamw",
     "attention",
+    "attention_tiles",
     "basic",
     "cls_rows",
     "gram",
