@@ -1,12 +1,16 @@
 // y = (x - mean) / sqrt(var + eps) * w + b over the last axis.
-// A workgroup takes a row; its lanes stride over the columns. Rows are contiguous; group g has `rows` of them and
-// its own w and b.   bytes 8 a value forward, 12 backward;   FLOPs about 8 a value.
+// A workgroup takes `per` rows one after the other. Its lanes stride over the columns and keep the ROWS values that each
+// owns in registers, w and b for all its rows, so that everything is read once. Lanes beyond the last column repeat it,
+// value and all. Rows are contiguous; group g has `rows` of them and its own w and b.
+// Bytes 8 a value forward, 12 backward;   FLOPs about 8 a value.
 struct P {
     rows: u32, // a group
     d: u32,
     groups: u32,
     eps: f32,
     accumulate: u32,
+    per: u32,    // rows a workgroup takes
+    blocks: u32, // workgroups a group
 }
 @group(0) @binding(0) var<uniform> p: P;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -15,36 +19,60 @@ struct P {
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;      // forward
 @group(0) @binding(5) var<storage, read_write> stats: array<f32>;  // forward: mean, 1/std by row
 
+const ROWS: u32 = 1u; // values of a row that a lane owns
+
 //@include grid
 //@include row_sum
+
+// The rows of workgroup `index`: all in one group.
+struct Block {
+    first: u32,
+    end: u32,
+    group: u32,
+}
+
+fn block_of(index: u32) -> Block {
+    let g = index / p.blocks;
+    let first = index % p.blocks * p.per;
+    return Block(g * p.rows + first, g * p.rows + min(first + p.per, p.rows), g);
+}
 
 @compute @workgroup_size(LANES)
 fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let row = group_index(id, groups);
-    if row >= p.rows * p.groups {
+    let block = block_of(group_index(id, groups));
+    if block.group >= p.groups {
         return;
     }
-    let at = row * p.d;
-    let at_w = (row / p.rows) * p.d;
     let n = f32(p.d);
-    var sum = 0.0;
-    for (var i = lane; i < p.d; i += LANES) {
-        sum += x[at + i];
-    }
-    let mean = row_sum(sum, lane, 0u) / n;
-    var squares = 0.0;
-    for (var i = lane; i < p.d; i += LANES) {
-        let v = x[at + i] - mean;
-        squares = fma(v, v, squares);
-    }
-    let inverse = inverseSqrt(row_sum(squares, lane, 1u) / n + p.eps);
-    for (var i = lane; i < p.d; i += LANES) {
-        y[at + i] = fma((x[at + i] - mean) * inverse, w[at_w + i], b[at_w + i]);
-    }
-    if lane == 0u {
-        stats[row * 2u] = mean;
-        stats[row * 2u + 1u] = inverse;
+    //@repeat ROWS
+    let i_0 = min(lane + 0u * LANES, p.d - 1u);
+    let m_0 = f32(lane + 0u * LANES < p.d);
+    let w_0 = w[block.group * p.d + i_0];
+    let b_0 = b[block.group * p.d + i_0];
+    //@end
+    for (var row = block.first; row < block.end; row += 1u) {
+        let at = row * p.d;
+        var sum = 0.0;
+        //@repeat ROWS
+        let x_0 = x[at + i_0];
+        sum = fma(m_0, x_0, sum);
+        //@end
+        workgroupBarrier();
+        let mean = row_sum(sum, lane, 0u) / n;
+        var squares = 0.0;
+        //@repeat ROWS
+        let v_0 = x_0 - mean;
+        squares = fma(m_0 * v_0, v_0, squares);
+        //@end
+        let inverse = inverseSqrt(row_sum(squares, lane, 1u) / n + p.eps);
+        //@repeat ROWS
+        y[at + i_0] = fma(v_0 * inverse, w_0, b_0);
+        //@end
+        if lane == 0u {
+            stats[row * 2u] = mean;
+            stats[row * 2u + 1u] = inverse;
+        }
     }
 }
 
@@ -56,31 +84,39 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 @compute @workgroup_size(LANES)
 fn backward_x(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
-    let row = group_index(id, groups);
-    if row >= p.rows * p.groups {
+    let block = block_of(group_index(id, groups));
+    if block.group >= p.groups {
         return;
     }
-    let at = row * p.d;
-    let at_w = (row / p.rows) * p.d;
-    let mean = saved[row * 2u];
-    let inverse = saved[row * 2u + 1u];
-    var sum = 0.0;
-    var dot = 0.0;
-    for (var i = lane; i < p.d; i += LANES) {
-        let v = w[at_w + i] * dy[at + i];
-        sum += v;
-        dot = fma(v, (x[at + i] - mean) * inverse, dot);
-    }
     let n = f32(p.d);
-    let mean_v = row_sum(sum, lane, 0u) / n;
-    let mean_vx = row_sum(dot, lane, 1u) / n;
-    for (var i = lane; i < p.d; i += LANES) {
-        let xhat = (x[at + i] - mean) * inverse;
-        let value = inverse * (w[at_w + i] * dy[at + i] - mean_v - xhat * mean_vx);
-        if p.accumulate != 0u {
-            dx[at + i] += value;
+    //@repeat ROWS
+    let i_0 = min(lane + 0u * LANES, p.d - 1u);
+    let m_0 = f32(lane + 0u * LANES < p.d);
+    let w_0 = w[block.group * p.d + i_0];
+    //@end
+    for (var row = block.first; row < block.end; row += 1u) {
+        let at = row * p.d;
+        let mean = saved[row * 2u];
+        let inverse = saved[row * 2u + 1u];
+        var sum = 0.0;
+        var dot = 0.0;
+        //@repeat ROWS
+        let v_0 = w_0 * dy[at + i_0];
+        let h_0 = (x[at + i_0] - mean) * inverse;
+        sum = fma(m_0, v_0, sum);
+        dot = fma(m_0 * v_0, h_0, dot);
+        //@end
+        workgroupBarrier();
+        let mean_v = row_sum(sum, lane, 0u) / n;
+        let mean_vx = row_sum(dot, lane, 1u) / n;
+        if p.accumulate == 0u {
+            //@repeat ROWS
+            dx[at + i_0] = inverse * (v_0 - mean_v - h_0 * mean_vx);
+            //@end
         } else {
-            dx[at + i] = value;
+            //@repeat ROWS
+            if m_0 > 0.0 { dx[at + i_0] += inverse * (v_0 - mean_v - h_0 * mean_vx); }
+            //@end
         }
     }
 }

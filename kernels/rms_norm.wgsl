@@ -1,6 +1,7 @@
 // y = factor x / max(|x|, 1e-12) * gamma over the last axis: RMSNorm with factor sqrt(d), unit vectors with 1.
 // gamma is a vector a group (stride 1), one number a group (stride 0) or absent.
-// A workgroup takes a row; its lanes stride over the columns.   bytes 8 a value forward, 12 backward; FLOPs about 4.
+// A workgroup takes `per` rows one after the other, as in layer_norm.wgsl.
+// Bytes 8 a value forward, 12 backward; FLOPs about 4.
 struct P {
     rows: u32, // a group
     d: u32,
@@ -9,6 +10,8 @@ struct P {
     has_gamma: u32,
     stride: u32,
     accumulate: u32,
+    per: u32,    // rows a workgroup takes
+    blocks: u32, // workgroups a group
 }
 @group(0) @binding(0) var<uniform> p: P;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -16,34 +19,58 @@ struct P {
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;     // forward
 @group(0) @binding(4) var<storage, read_write> norms: array<f32>; // forward: 1 / max(|x|, 1e-12) by row
 
+const ROWS: u32 = 1u; // values of a row that a lane owns
+
 //@include grid
 //@include row_sum
 
-fn gamma_at(row: u32, i: u32) -> f32 {
+// The rows of workgroup `index`: all in one group.
+struct Block {
+    first: u32,
+    end: u32,
+    group: u32,
+}
+
+fn block_of(index: u32) -> Block {
+    let g = index / p.blocks;
+    let first = index % p.blocks * p.per;
+    return Block(g * p.rows + first, g * p.rows + min(first + p.per, p.rows), g);
+}
+
+fn gamma_at(group: u32, i: u32) -> f32 {
     if p.has_gamma == 0u {
         return 1.0;
     }
-    return gamma[(row / p.rows) * select(1u, p.d, p.stride == 1u) + i * p.stride];
+    return gamma[group * select(1u, p.d, p.stride == 1u) + i * p.stride];
 }
 
 @compute @workgroup_size(LANES)
 fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let row = group_index(id, groups);
-    if row >= p.rows * p.groups {
+    let block = block_of(group_index(id, groups));
+    if block.group >= p.groups {
         return;
     }
-    let at = row * p.d;
-    var squares = 0.0;
-    for (var i = lane; i < p.d; i += LANES) {
-        squares = fma(x[at + i], x[at + i], squares);
-    }
-    let inverse = 1.0 / max(sqrt(row_sum(squares, lane, 0u)), 1e-12);
-    for (var i = lane; i < p.d; i += LANES) {
-        y[at + i] = x[at + i] * inverse * p.factor * gamma_at(row, i);
-    }
-    if lane == 0u {
-        norms[row] = inverse;
+    //@repeat ROWS
+    let i_0 = min(lane + 0u * LANES, p.d - 1u);
+    let m_0 = f32(lane + 0u * LANES < p.d);
+    let g_0 = gamma_at(block.group, i_0) * p.factor;
+    //@end
+    for (var row = block.first; row < block.end; row += 1u) {
+        let at = row * p.d;
+        var squares = 0.0;
+        //@repeat ROWS
+        let x_0 = x[at + i_0];
+        squares = fma(m_0 * x_0, x_0, squares);
+        //@end
+        workgroupBarrier();
+        let inverse = 1.0 / max(sqrt(row_sum(squares, lane, 0u)), 1e-12);
+        //@repeat ROWS
+        y[at + i_0] = x_0 * inverse * g_0;
+        //@end
+        if lane == 0u {
+            norms[row] = inverse;
+        }
     }
 }
 
@@ -55,23 +82,35 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 @compute @workgroup_size(LANES)
 fn backward_x(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
-    let row = group_index(id, groups);
-    if row >= p.rows * p.groups {
+    let block = block_of(group_index(id, groups));
+    if block.group >= p.groups {
         return;
     }
-    let at = row * p.d;
-    let inverse = saved[row];
-    var dot = 0.0;
-    for (var i = lane; i < p.d; i += LANES) {
-        dot = fma(gamma_at(row, i) * dy[at + i], x[at + i] * inverse, dot);
-    }
-    dot = row_sum(dot, lane, 0u);
-    for (var i = lane; i < p.d; i += LANES) {
-        let value = p.factor * inverse * (gamma_at(row, i) * dy[at + i] - x[at + i] * inverse * dot);
-        if p.accumulate != 0u {
-            dx[at + i] += value;
+    //@repeat ROWS
+    let i_0 = min(lane + 0u * LANES, p.d - 1u);
+    let m_0 = f32(lane + 0u * LANES < p.d);
+    let g_0 = gamma_at(block.group, i_0);
+    //@end
+    for (var row = block.first; row < block.end; row += 1u) {
+        let at = row * p.d;
+        let inverse = saved[row];
+        var dot = 0.0;
+        //@repeat ROWS
+        let v_0 = g_0 * dy[at + i_0];
+        let u_0 = x[at + i_0] * inverse;
+        dot = fma(m_0 * v_0, u_0, dot);
+        //@end
+        workgroupBarrier();
+        dot = row_sum(dot, lane, 0u);
+        let scale = p.factor * inverse;
+        if p.accumulate == 0u {
+            //@repeat ROWS
+            dx[at + i_0] = scale * (v_0 - u_0 * dot);
+            //@end
         } else {
-            dx[at + i] = value;
+            //@repeat ROWS
+            if m_0 > 0.0 { dx[at + i_0] += scale * (v_0 - u_0 * dot); }
+            //@end
         }
     }
 }

@@ -1,22 +1,31 @@
 //! Layer normalisation and RMS normalisation over the last axis.
 //!                                                          kernels/layer_norm.wgsl, kernels/rms_norm.wgsl
 
-use crate::gpu::Kernel;
+use crate::gpu::{DeviceClass, Kernel};
 use crate::tensor::{Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
-const LAYER_FORWARD: Kernel = Kernel::new("layer_norm", "forward");
-const LAYER_BACKWARD_X: Kernel = Kernel::new("layer_norm", "backward_x");
+const LAYER_FORWARD: Kernel = Kernel::new("layer_norm", "forward").trusted();
+const LAYER_BACKWARD_X: Kernel = Kernel::new("layer_norm", "backward_x").trusted();
 const LAYER_BACKWARD_WB: Kernel = Kernel::new("layer_norm", "backward_wb");
-const RMS_FORWARD: Kernel = Kernel::new("rms_norm", "forward");
-const RMS_BACKWARD_X: Kernel = Kernel::new("rms_norm", "backward_x");
+const RMS_FORWARD: Kernel = Kernel::new("rms_norm", "forward").trusted();
+const RMS_BACKWARD_X: Kernel = Kernel::new("rms_norm", "backward_x").trusted();
 const RMS_BACKWARD_GAMMA: Kernel = Kernel::new("rms_norm", "backward_gamma");
 const RMS_BACKWARD_SCALE: Kernel = Kernel::new("rms_norm", "backward_scale");
 
 /// Lanes a row's workgroup has: one SIMD vector of a software device, two subgroups of others.
 fn lanes(t: &Tape) -> u32 {
     t.target.lanes.min(64)
+}
+
+/// Rows a workgroup takes, and workgroups a group: few rows where many workgroups are wanted at once.
+fn blocks(t: &Tape, rows: usize) -> (usize, usize) {
+    let per = match t.target.class {
+        DeviceClass::Software => 8,
+        DeviceClass::Hardware => 1,
+    };
+    (per, rows.div_ceil(per))
 }
 
 /// Layer normalisation (Ba et al. 2016) of `g` groups: `x` [g, rows, d], `w`, `b` [g, d] -> [g, rows, d].
@@ -30,20 +39,32 @@ pub fn layer_norm(t: &mut Tape, x: Tensor, w: Tensor, b: Tensor, eps: f32) -> Re
     let y = t.value([g, rows, d], &[x, w, b]);
     let stats = t.saved([g * rows, 2]);
     let lanes = lanes(t);
+    let (per, count) = blocks(t, rows);
     let args = [x.into(), w.into(), b.into(), y.into(), stats.into()];
-    t.launch(LAYER_FORWARD, (g * rows) as u64, &args, words![rows, d, g, eps, false]).constant("LANES", lanes);
+    t.launch(
+        LAYER_FORWARD.rows(d.div_ceil(lanes as usize) as u32),
+        (g * rows) as u64,
+        &args,
+        words![rows, d, g, eps, false, per, count],
+    )
+    .constant("LANES", lanes);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let (Some(dw), Some(db)) = (t.grad_out(w), t.grad_out(b)) {
             let args = [x.into(), stats.into(), dy.into(), dw.tensor.into(), db.tensor.into()];
             let groups = g * d.div_ceil(lanes as usize);
-            t.launch(LAYER_BACKWARD_WB, groups as u64, &args, words![rows, d, g, eps, dw.accumulate])
+            t.launch(LAYER_BACKWARD_WB, groups as u64, &args, words![rows, d, g, eps, dw.accumulate, per, count])
                 .constant("LANES", lanes);
         }
         if let Some(dx) = t.grad_out(x) {
             let args = [x.into(), w.into(), stats.into(), dy.into(), dx.tensor.into()];
-            t.launch(LAYER_BACKWARD_X, (g * rows) as u64, &args, words![rows, d, g, eps, dx.accumulate])
-                .constant("LANES", lanes);
+            t.launch(
+                LAYER_BACKWARD_X.rows(d.div_ceil(lanes as usize) as u32),
+                (g * rows) as u64,
+                &args,
+                words![rows, d, g, eps, dx.accumulate, per, count],
+            )
+            .constant("LANES", lanes);
         }
         Ok(())
     });
@@ -71,10 +92,13 @@ pub fn rms_norm(t: &mut Tape, x: Tensor, gamma: Option<Tensor>, factor: f32) -> 
     let y = t.value([g, rows, d], &from);
     let norms = t.saved([g * rows]);
     let lanes = lanes(t);
+    let (per, count) = blocks(t, rows);
     let gamma_arg = gamma.unwrap_or(x).into();
-    let pack = move |accumulate: bool| words![rows, d, g, factor, gamma.is_some(), stride, accumulate].to_vec();
+    let pack =
+        move |accumulate: bool| words![rows, d, g, factor, gamma.is_some(), stride, accumulate, per, count].to_vec();
     let args = [x.into(), gamma_arg, y.into(), norms.into()];
-    t.launch(RMS_FORWARD, (g * rows) as u64, &args, &pack(false)).constant("LANES", lanes);
+    t.launch(RMS_FORWARD.rows(d.div_ceil(lanes as usize) as u32), (g * count) as u64, &args, &pack(false))
+        .constant("LANES", lanes);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(gamma) = gamma
@@ -89,7 +113,13 @@ pub fn rms_norm(t: &mut Tape, x: Tensor, gamma: Option<Tensor>, factor: f32) -> 
         }
         if let Some(dx) = t.grad_out(x) {
             let args = [x.into(), gamma_arg, norms.into(), dy.into(), dx.tensor.into()];
-            t.launch(RMS_BACKWARD_X, (g * rows) as u64, &args, &pack(dx.accumulate)).constant("LANES", lanes);
+            t.launch(
+                RMS_BACKWARD_X.rows(d.div_ceil(lanes as usize) as u32),
+                (g * rows) as u64,
+                &args,
+                &pack(dx.accumulate),
+            )
+            .constant("LANES", lanes);
         }
         Ok(())
     });
