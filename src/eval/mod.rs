@@ -2,6 +2,7 @@
 //!
 //! A run folder holds `config.json` and `model.safetensors`. Architecture Invariant: nothing here names wgpu.
 
+pub mod bench;
 pub mod doctor;
 mod embed;
 mod logistic;

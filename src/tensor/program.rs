@@ -296,6 +296,11 @@ impl Program {
         Ok(())
     }
 
+    /// Names and lengths of the inputs.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.inputs.iter().map(|(name, (_, elems))| (name.as_str(), *elems))
+    }
+
     /// Whether the program has an input of this name.
     pub fn has_input(&self, name: &str) -> bool {
         self.inputs.contains_key(name)

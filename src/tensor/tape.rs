@@ -495,6 +495,11 @@ impl Tape {
         Ok(())
     }
 
+    /// How many values there are so far.
+    pub fn values(&self) -> usize {
+        self.values.len()
+    }
+
     /// What was recorded, in order.
     pub fn launches(&self) -> &[Launch] {
         &self.launches
