@@ -2,15 +2,15 @@
 
 #[cfg(feature = "gdal")]
 pub mod annotate;
-pub mod grid;
 pub mod common;
 pub mod devices;
 pub mod doctor;
+pub mod grid;
 pub mod import;
 pub mod pretrain;
-pub mod summary;
 pub mod sample;
 pub mod stats;
+pub mod summary;
 pub mod synth;
 
 use clap::{Parser, Subcommand};

@@ -1,1 +1,31 @@
-//! sampling
+//! From a grid of cells to a training set: descriptors, strata, and a genetic algorithm in each stratum.
+
+#[cfg(feature = "gdal")]
+pub mod annotate;
+pub mod area;
+pub mod checkpoint;
+pub mod classes;
+pub mod distance;
+pub mod elementary;
+pub mod export;
+pub mod filter;
+pub mod fitness;
+pub mod genetic;
+pub mod grid;
+pub mod lanes;
+pub mod manifest;
+pub mod nearest;
+pub mod neighbours;
+pub mod pairs;
+#[cfg(feature = "gdal")]
+pub mod raster;
+pub mod rng;
+pub mod sample;
+pub mod site_table;
+pub mod stats;
+pub mod strata;
+pub mod table;
+pub mod utm;
+
+#[cfg(test)]
+mod proof;

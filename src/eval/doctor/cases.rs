@@ -14,7 +14,11 @@ type Op = Box<dyn Fn(&mut Tape, &[Tensor]) -> Result<Tensor>>;
 type Reference = Box<dyn Fn(&[Vec<f64>]) -> Vec<f64>>;
 
 enum Work {
-    Op { inputs: Vec<In>, op: Op, reference: Reference },
+    Op {
+        inputs: Vec<In>,
+        op: Op,
+        reference: Reference,
+    },
     /// The optimiser has parameters instead of inputs.
     Update,
 }

@@ -7,11 +7,12 @@ mod update;
 pub use measure::{Effort, Error, Errors, In, Recorded, normal};
 
 use crate::data::export::write_atomic;
-use crate::gpu::{DeviceClass, Gpu, GpuError, Target, all_sources, cache_folder, describe, source};
+use crate::gpu::{DeviceClass, Gpu, Target, all_sources, cache_folder, describe, source};
 use crate::tensor::Launch;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,8 +106,7 @@ fn signature(launches: &[Launch]) -> String {
 }
 
 fn kernels(launches: &[Launch]) -> Vec<String> {
-    let mut names: Vec<String> =
-        launches.iter().map(|l| format!("{}::{}", l.kernel.file, l.kernel.entry)).collect();
+    let mut names: Vec<String> = launches.iter().map(|l| format!("{}::{}", l.kernel.file, l.kernel.entry)).collect();
     names.sort();
     names.dedup();
     names
@@ -211,9 +211,10 @@ fn by_kernel(checks: &[Check]) -> BTreeMap<String, Verdict> {
 
 /// Adapter, driver, version and the kernels' text decide what is cached.
 fn cache_file(gpu: &Gpu) -> Option<PathBuf> {
-    let mut key = format!("{}{}{:?}", describe(&gpu.info), env!("CARGO_PKG_VERSION"), gpu.target);
-    all_sources().for_each(|name| key.push_str(&source(name, 0)));
-    Some(cache_folder()?.join("doctor").join(format!("{:08x}.json", crc32fast::hash(key.as_bytes()))))
+    let mut key = DefaultHasher::new();
+    format!("{}{}{:?}", describe(&gpu.info), env!("CARGO_PKG_VERSION"), gpu.target).hash(&mut key);
+    all_sources().for_each(|name| source(name, 0).hash(&mut key));
+    Some(cache_folder()?.join("doctor").join(format!("{:016x}.json", key.finish())))
 }
 
 fn read(file: &PathBuf) -> Option<Diagnosis> {
@@ -248,13 +249,8 @@ mod tests {
 
     #[test]
     fn errors_are_judged() {
-        let variant = Variant {
-            name: "chosen",
-            target: Target::default(),
-            lacks: None,
-            value_bound: 1e-5,
-            gradient_bound: 1e-4,
-        };
+        let variant =
+            Variant { name: "chosen", target: Target::default(), lacks: None, value_bound: 1e-5, gradient_bound: 1e-4 };
         let check = |value: f64, gradient: f64| {
             let error = |relative| Error { relative, at: "here".into() };
             let errors = Errors { value: error(value), gradient: error(gradient) };
