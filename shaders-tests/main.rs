@@ -6,6 +6,7 @@ mod adamw;
 mod attention;
 mod basic;
 mod cls_rows;
+mod eval;
 mod gram;
 mod masked_loss;
 mod matmul;

@@ -1,6 +1,7 @@
 //! The program itself, as a user runs it.
 
 mod bad_input;
+mod eval;
 mod pretrain;
 
 use std::path::{Path, PathBuf};

@@ -5,13 +5,19 @@ pub mod annotate;
 pub mod common;
 pub mod devices;
 pub mod doctor;
+pub mod embed;
+pub mod encoder;
 pub mod grid;
 pub mod import;
+pub mod neighbours;
 pub mod pretrain;
+pub mod readout;
+pub mod reconstruct;
 pub mod sample;
 pub mod stats;
 pub mod summary;
 pub mod synth;
+pub mod verify_step;
 
 use clap::{Parser, Subcommand};
 
@@ -25,33 +31,43 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Devices(devices::DevicesArgs),
-    Doctor(doctor::DoctorArgs),
-    Import(import::ImportArgs),
-    Pretrain(pretrain::PretrainArgs),
-    Summary(summary::SummaryArgs),
-    Synth(synth::SynthArgs),
-    Grid(grid::GridArgs),
     #[cfg(feature = "gdal")]
     Annotate(annotate::AnnotateArgs),
+    Devices(devices::DevicesArgs),
+    Doctor(doctor::DoctorArgs),
+    Embed(embed::EmbedArgs),
+    Grid(grid::GridArgs),
+    Import(import::ImportArgs),
+    Neighbours(neighbours::NeighboursArgs),
+    Pretrain(pretrain::PretrainArgs),
+    Readout(readout::ReadoutArgs),
+    Reconstruct(reconstruct::ReconstructArgs),
     Sample(sample::SampleArgs),
     Stats(stats::StatsArgs),
+    Summary(summary::SummaryArgs),
+    Synth(synth::SynthArgs),
+    VerifyStep(verify_step::VerifyStepArgs),
 }
 
 /// Runs the program; gives its exit code.
 pub fn main() -> i32 {
     let done = match Cli::parse().command {
-        Command::Devices(args) => devices::run(args),
-        Command::Doctor(args) => doctor::run(args),
-        Command::Import(args) => import::run(args),
-        Command::Pretrain(args) => pretrain::run(args),
-        Command::Summary(args) => summary::run(args),
-        Command::Synth(args) => synth::run(args),
-        Command::Grid(args) => grid::run(args),
         #[cfg(feature = "gdal")]
         Command::Annotate(args) => annotate::run(args),
+        Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Embed(args) => embed::run(args),
+        Command::Grid(args) => grid::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Neighbours(args) => neighbours::run(args),
+        Command::Pretrain(args) => pretrain::run(args),
+        Command::Readout(args) => readout::run(args),
+        Command::Reconstruct(args) => reconstruct::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Stats(args) => stats::run(args),
+        Command::Summary(args) => summary::run(args),
+        Command::Synth(args) => synth::run(args),
+        Command::VerifyStep(args) => verify_step::run(args),
     };
     match done {
         Ok(()) => 0,

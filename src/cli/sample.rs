@@ -13,7 +13,7 @@ use crate::sampling::genetic::{Count, Mutation, Params};
 use crate::sampling::manifest::{self, Input};
 use crate::sampling::sample::{Selection, Wanted, sample};
 use crate::sampling::strata::Cells;
-use crate::sampling::table::Table;
+use crate::sampling::table::{Table, writable};
 
 /// Selects a training set: strata of climate and land cover, a genetic algorithm in each (the paper's Algorithm 2)
 #[derive(clap::Args, Debug)]
@@ -111,6 +111,11 @@ pub fn run(args: SampleArgs) -> Result<()> {
 fn work(args: &SampleArgs) -> Result<()> {
     let (params, wanted) = (args.params()?, args.wanted()?);
     let table = Table::open(&args.cells)?;
+    // What would fail at the end fails now.
+    args.out.iter().try_for_each(|out| writable(out))?;
+    if args.fetch_list.is_some() {
+        export::fetch_columns(&table)?;
+    }
     let cells = Cells::read(&table)?;
     let input = Input::of(&args.cells)?;
     let mut strata = cells.strata();

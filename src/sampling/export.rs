@@ -64,11 +64,17 @@ fn flush(writers: &mut [Writer], pending: &mut Vec<Column>) -> Result<()> {
     Ok(())
 }
 
+const FETCH: [&str; 4] = ["parquet_url", "parquet_row", "grid_cell", "product_id"];
+
+/// The columns that a fetch list needs; an error where the table lacks one.
+pub fn fetch_columns(table: &Table) -> Result<Vec<usize>> {
+    let found = FETCH.iter().map(|n| table.require(n)).collect::<Result<Vec<_>>>();
+    found.context("a fetch list needs the columns of Major TOM's metadata: annotate its metadata.parquet instead of the bare grid")
+}
+
 /// Writes `parquet_url,parquet_row,grid_cell,product_id` of the rows (ascending), by file and row: each file is opened once.
 pub fn write_fetch_list(table: &Table, rows: &[u32], out: &Path) -> Result<()> {
-    let names = ["parquet_url", "parquet_row", "grid_cell", "product_id"];
-    let wanted = names.iter().map(|n| table.require(n)).collect::<Result<Vec<_>>>();
-    let wanted = wanted.context("a fetch list needs the columns of Major TOM's metadata: annotate its metadata.parquet instead of the bare grid")?;
+    let wanted = fetch_columns(table)?;
     let mut rows = rows.iter().copied().peekable();
     let mut lines: Vec<(String, i64, String, String)> = Vec::new();
     table.read(&wanted, &mut |batch| {
@@ -76,7 +82,7 @@ pub fn write_fetch_list(table: &Table, rows: &[u32], out: &Path) -> Result<()> {
             let row = row as usize - batch.first_row;
             let number = batch.columns[1].number(row);
             let number =
-                number.with_context(|| format!("{}: no row number", table.place(batch.first_row + row, names[1])))?;
+                number.with_context(|| format!("{}: no row number", table.place(batch.first_row + row, FETCH[1])))?;
             let text = |k: usize| batch.columns[k].text(row);
             lines.push((text(0), number as i64, text(2), text(3)));
         }
@@ -84,7 +90,7 @@ pub fn write_fetch_list(table: &Table, rows: &[u32], out: &Path) -> Result<()> {
     })?;
     lines.sort();
     let mut csv = csv::Writer::from_writer(Replace::create(out)?);
-    csv.write_record(names)?;
+    csv.write_record(FETCH)?;
     for (url, row, cell, product) in &lines {
         csv.write_record([url, &row.to_string(), cell, product])?;
     }

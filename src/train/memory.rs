@@ -4,7 +4,7 @@ use super::settings::Settings;
 use super::step::record;
 use crate::gpu::Gpu;
 use crate::model::Csmoe;
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 /// Bytes of a training step at one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,4 +91,21 @@ pub fn largest_batch(gpu: &Gpu, model: &Csmoe, settings: &Settings, px: usize, m
         batch /= 2;
     }
     Ok(None)
+}
+
+/// Refuses a batch that does not fit, naming one that does; `need` plans the work at a batch.
+///
+/// # Errors
+/// Says what is short and what to ask for.
+pub fn check_fit(gpu: &Gpu, batch: usize, need: impl Fn(usize) -> Result<Footprint>) -> Result<()> {
+    let budget = Budget::of(gpu);
+    let Err(why) = budget.admits(&need(batch)?) else { return Ok(()) };
+    let mut smaller = batch / 2;
+    while smaller > 0 {
+        if budget.admits(&need(smaller)?).is_ok() {
+            bail!("a batch of {batch} needs {why}: --batch {smaller} would fit");
+        }
+        smaller /= 2;
+    }
+    bail!("a batch of {batch} needs {why}: not even --batch 1 would fit; try a smaller preset");
 }

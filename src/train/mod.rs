@@ -13,9 +13,9 @@ mod settings;
 mod step;
 
 pub use checkpoint::{Checkpoint, State};
-pub use memory::{Budget, Footprint, largest_batch};
+pub use memory::{Budget, Footprint, check_fit, largest_batch};
 pub use metrics::Record;
 pub use run::{Observer, Outcome, Pretrain, Report};
 pub use schedule::Schedule;
 pub use settings::{Settings, Span};
-pub use step::{EvalProgram, TrainProgram};
+pub use step::{EvalProgram, TrainProgram, feed};

@@ -98,7 +98,8 @@ impl TrainProgram {
         let mut stats = Vec::new();
         for (i, pixels) in micro.iter().enumerate() {
             let stream = step * micro.len() as u64 + i as u64;
-            feed(gpu, &self.step, &self.config, pixels, self.batch, seed, stream)?;
+            let keep = masks::draw(&self.config, self.batch, seed, stream);
+            feed(gpu, &self.step, &self.config, pixels, &keep)?;
             let names: &[&str] = match self.update {
                 None => {
                     self.step.write(gpu, "hyper", &hyper.values())?;
@@ -147,24 +148,20 @@ impl EvalProgram {
     /// # Errors
     /// A lost device.
     pub fn run(&self, gpu: &Gpu, pixels: &Pixels, seed: u64, stream: u64) -> Result<Terms> {
-        feed(gpu, &self.program, &self.config, pixels, self.batch, seed, stream)?;
+        let keep = masks::draw(&self.config, self.batch, seed, stream);
+        feed(gpu, &self.program, &self.config, pixels, &keep)?;
         let read = self.program.run_and_read(gpu, &["scalars"])?;
         Ok(self.objective.terms(&read[0]))
     }
 }
 
-/// Writes a batch's pixels, flips and masks to a program's inputs.
-fn feed(
-    gpu: &Gpu,
-    program: &Program,
-    config: &Config,
-    pixels: &Pixels,
-    batch: usize,
-    seed: u64,
-    stream: u64,
-) -> Result<()> {
-    let keep = masks::draw(config, batch, seed, stream);
-    let tables = masks::tables(&keep, batch, config.patches());
+/// Writes a batch's pixels and flips, and which patches it keeps ([s1, s2] of [B, K]), to the inputs of
+/// `Csmoe::pixel_inputs` and `Csmoe::mask_inputs`.
+///
+/// # Errors
+/// A batch that is not the program's.
+pub fn feed(gpu: &Gpu, program: &Program, config: &Config, pixels: &Pixels, keep: &[Vec<u32>; 2]) -> Result<()> {
+    let tables = masks::tables(keep, pixels.flips.len(), config.patches());
     let flips: Vec<u32> = pixels.flips.iter().map(|f| u32::from(*f)).collect();
     program.write(gpu, "flips", &flips)?;
     for (i, (sensor, values)) in [(Sensor::S1, &pixels.s1), (Sensor::S2, &pixels.s2)].into_iter().enumerate() {

@@ -12,7 +12,6 @@ use crate::tensor::Launch;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,10 +210,9 @@ fn by_kernel(checks: &[Check]) -> BTreeMap<String, Verdict> {
 
 /// Adapter, driver, version and the kernels' text decide what is cached.
 fn cache_file(gpu: &Gpu) -> Option<PathBuf> {
-    let mut key = DefaultHasher::new();
-    format!("{}{}{:?}", describe(&gpu.info), env!("CARGO_PKG_VERSION"), gpu.target).hash(&mut key);
-    all_sources().for_each(|name| source(name, 0).hash(&mut key));
-    Some(cache_folder()?.join("doctor").join(format!("{:016x}.json", key.finish())))
+    let mut key = format!("{}{}{:?}", describe(&gpu.info), env!("CARGO_PKG_VERSION"), gpu.target);
+    all_sources().for_each(|name| key.push_str(&source(name, 0)));
+    Some(cache_folder()?.join("doctor").join(format!("{:08x}.json", crc32c::crc32c(key.as_bytes()))))
 }
 
 fn read(file: &PathBuf) -> Option<Diagnosis> {

@@ -222,18 +222,14 @@ pub enum Writer {
 impl Writer {
     /// Begins a `.parquet`, `.csv` or `.geojson`/`.json` file with these columns.
     pub fn create(path: &Path, fields: Vec<Field>) -> Result<Writer> {
+        writable(path)?;
         match extension(path).as_str() {
-            #[cfg(feature = "parquet")]
-            "parquet" | "geoparquet" => Ok(Writer::Parquet(Box::new(parquet_file::Writer::create(path, fields)?))),
-            #[cfg(not(feature = "parquet"))]
-            "parquet" | "geoparquet" => {
-                bail!("{}: built without the feature `parquet`: write .csv or .geojson", path.display())
-            }
             "csv" => Ok(Writer::Csv(csv_file::Writer::create(path, fields)?)),
             "geojson" | "json" => Ok(Writer::GeoJson(geojson_file::Writer::create(path, fields)?)),
-            other => {
-                bail!("{}: cannot write tables of type `{other}`: expected .parquet, .csv or .geojson", path.display())
-            }
+            #[cfg(feature = "parquet")]
+            _ => Ok(Writer::Parquet(Box::new(parquet_file::Writer::create(path, fields)?))),
+            #[cfg(not(feature = "parquet"))]
+            other => bail!("{}: no writer for `{other}`", path.display()),
         }
     }
 
@@ -256,6 +252,20 @@ impl Writer {
             Writer::Parquet(w) => w.finish(),
             Writer::Csv(w) => w.finish(),
             Writer::GeoJson(w) => w.finish(),
+        }
+    }
+}
+
+/// Whether the path's type can be written.
+pub fn writable(path: &Path) -> Result<()> {
+    match extension(path).as_str() {
+        "parquet" | "geoparquet" if cfg!(feature = "parquet") => Ok(()),
+        "parquet" | "geoparquet" => {
+            bail!("{}: built without the feature `parquet`: write .csv or .geojson", path.display())
+        }
+        "csv" | "geojson" | "json" => Ok(()),
+        other => {
+            bail!("{}: cannot write tables of type `{other}`: expected .parquet, .csv or .geojson", path.display())
         }
     }
 }
