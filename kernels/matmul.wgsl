@@ -1,41 +1,20 @@
-// Grouped matrix products, C[g] = A[g] B[g], in three steps of one idea: B is packed into panels once, and a
+// Grouped matrix products, C[g] = A[g] B[g], on any device and in any shape; matmul_tiles.wgsl does the same faster
+// where it can. One idea: B is packed into panels once, and a
 // workgroup then keeps ROWS x (4 LANES) of C in registers while it walks along k.
 //
 //   A     any strides: element (m, k) at a_row m + a_col k, so that A or its transpose is read as it lies
 //   B     panels [N / (4 LANES)][K][LANES] of vec4, zero beyond N
 //   C     rows c_row apart
-// Group g of a matrix starts at (g / inner) outer + (g % inner) inner_stride, so that the experts' rows may lie one
-// beside the other.
 //
 // A lane owns four columns and ROWS rows: per k one vec4 of B (its neighbours' lie beside it) and ROWS values of A
 // that are the same for the whole workgroup. No shared memory, no barriers. Workgroups run along m first, so that
 // neighbours share a panel.   FLOPs 2 G M N K;   bytes 4 G (M K + K N + M N) at least.
 
 override LANES: u32 = 8u;
-override EPILOGUE: u32 = 0u;
 const ROWS: u32 = 1u;
 
-// What happens to a product before it is stored.
-const PLAIN: u32 = 0u;     // c = ab + bias, or c += ab
-const RESIDUAL: u32 = 1u;  // c = extra + ab + bias
-const GELU: u32 = 2u;      // extra = ab + bias, c = GELU(extra)
-const GELU_GRAD: u32 = 3u; // c = ab GELU'(extra)
-
-struct Lie {
-    row: u32,
-    col: u32,
-    outer: u32,
-    inner_stride: u32,
-    inner: u32,
-    first: u32, // the number of the binding's first group
-    pad_a: u32,
-    pad_b: u32,
-}
-
-fn start_of(lie: Lie, g: u32) -> u32 {
-    let index = lie.first + g;
-    return index / lie.inner * lie.outer + index % lie.inner * lie.inner_stride;
-}
+//@include lie
+//@include epilogue
 
 struct P {
     m: u32,
@@ -134,31 +113,39 @@ struct Pack {
     n: u32,
     k: u32,
     panels: u32,
-    total: u32, // vec4s of all panels
-    b: Lie,     // row: from one k to the next; col: from one n to the next
+    groups: u32,
+    chunks: u32, // workgroups a panel
+    pad_a: u32,
+    pad_b: u32,
+    pad_c: u32,
+    b: Lie, // row: from one k to the next; col: from one n to the next
 }
 @group(0) @binding(0) var<uniform> q: Pack;
 @group(0) @binding(1) var<storage, read> source: array<f32>;
 @group(0) @binding(2) var<storage, read_write> packed: array<vec4<f32>>;
 
-fn source_at(row: u32, n: u32) -> f32 {
-    return select(0.0, source[row + min(n, q.n - 1u) * q.b.col], n < q.n);
-}
+const CHUNK: u32 = 64u;
 
-// B of any strides into panels: one lane a vec4.
-@compute @workgroup_size(64)
+// B of any strides into panels: a workgroup CHUNK steps of k of a panel, a lane four columns.
+@compute @workgroup_size(LANES)
 fn pack(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(id, groups) * 64u + lane;
-    if i >= q.total {
+    let index = group_index(id, groups);
+    let panel = index / q.chunks;
+    let g = panel / q.panels;
+    if g >= q.groups {
         return;
     }
-    let k = i / LANES % q.k;
-    let panel = i / (LANES * q.k);
-    let g = panel / q.panels;
-    let n = ((panel % q.panels) * LANES + i % LANES) * 4u;
-    let row = start_of(q.b, g) + k * q.b.row;
-    packed[i] = vec4<f32>(source_at(row, n), source_at(row, n + 1u), source_at(row, n + 2u), source_at(row, n + 3u));
+    let n = vec4<u32>((panel % q.panels) * LANES * 4u + lane * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    var at = vec4<u32>(start_of(q.b, g)) + min(n, vec4<u32>(q.n - 1u)) * q.b.col;
+    let first = index % q.chunks * CHUNK;
+    let end = min(first + CHUNK, q.k);
+    at += first * q.b.row;
+    for (var k = first; k < end; k += 1u) {
+        let value = vec4<f32>(source[at.x], source[at.y], source[at.z], source[at.w]);
+        packed[(panel * q.k + k) * LANES + lane] = select(vec4<f32>(0.0), value, n < vec4<u32>(q.n));
+        at += q.b.row;
+    }
 }
 
 struct Sum {

@@ -1,12 +1,22 @@
-use crate::harness::{In, check};
+use crate::harness::{F32, In, check_on, gpu, targets};
+use csmoe::gpu::Target;
 use csmoe::ops::attention::{combine, dispatch, multi_head, multi_head_reference, reference};
 use csmoe::ops::reduce::scalar_reference;
 use csmoe::ops::{add, scale, sum_scaled};
 
+/// Every shape with this adapter's choice of kernels, every third with the others.
+fn cases(shapes: &[[usize; 4]]) -> impl Iterator<Item = (Target, [usize; 4])> {
+    let own = gpu().target.lanes;
+    targets().into_iter().flat_map(move |t| {
+        let step = if t.tiles && t.lanes != own { 3 } else { 1 };
+        shapes.iter().step_by(step).map(move |s| (t.clone(), *s))
+    })
+}
+
 #[test]
 fn multi_head_matches_reference() {
     // [sequences, tokens, heads, head width]
-    for dims @ [s, n, heads, d] in [
+    let shapes = [
         [1, 1, 1, 1],
         [1, 2, 1, 3],
         [1, 3, 2, 4],
@@ -27,9 +37,15 @@ fn multi_head_matches_reference() {
         [1, 449, 1, 2],
         [2, 4, 5, 65],
         [1, 11, 2, 129],
-    ] {
-        check(
+        [1, 5, 2, 68],
+        [2, 51, 3, 64],
+        [1, 130, 1, 4],
+    ];
+    for (target, dims @ [s, n, heads, d]) in cases(&shapes) {
+        check_on(
+            &target,
             &format!("attention {dims:?}"),
+            F32,
             &[In::normal(1, &[s, n, 3 * heads * d])],
             |t, x| multi_head(t, x[0], heads),
             |x| multi_head_reference(&x[0], dims),
@@ -63,10 +79,12 @@ const MOE: [[usize; 4]; 20] = [
 
 #[test]
 fn dispatch_matches_reference() {
-    for dims @ [z, s, n, d] in MOE {
+    for (target, dims @ [z, s, n, d]) in cases(&MOE) {
         // Value and entropy are both used, so that their gradients meet. Small values keep the weights soft.
-        check(
+        check_on(
+            &target,
             &format!("dispatch {dims:?}"),
+            F32,
             &[In::normal(1, &[z, s, d]), In::normal(2, &[z, n, d])],
             |t, x| {
                 let slots = scale(t, x[0], 0.3)?;
@@ -91,10 +109,12 @@ fn dispatch_matches_reference() {
 
 #[test]
 fn combine_matches_reference() {
-    for dims @ [z, s, n, d] in MOE {
+    for (target, dims @ [z, s, n, d]) in cases(&MOE) {
         // As in a layer: the tokens are also what the result is added to.
-        check(
+        check_on(
+            &target,
             &format!("combine {dims:?}"),
+            F32,
             &[In::normal(1, &[z, n, d]), In::normal(2, &[z, s, d]), In::normal(3, &[z, s, d])],
             |t, x| {
                 let slots = scale(t, x[1], 0.3)?;

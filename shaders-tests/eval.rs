@@ -205,7 +205,7 @@ fn a_readout_needs_labels_and_finds_neighbours() {
     let named = weights::read(&folder.path().join("model.safetensors")).expect("weights");
     let source = Half(Synth::new(80, 5, PX), Sensor::S2);
     let read = readout(gpu(), &config, &named, encoder(Strategy::Cls, 16), &source, 1, |_| ()).expect("a read-out");
-    assert_eq!((read.train, read.test, read.classes), (40, 40, 8));
+    assert_eq!((read.tiles, read.classes), (80, 8));
     // Even band means tell many of eight classes.
     assert!(read.band_means.overall > 0.25, "{read:?}");
 

@@ -1,6 +1,6 @@
 //! Runs an op in the middle of a graph and compares its value and its gradients with an f64 reference.
 
-use csmoe::gpu::{AdapterChoice, Gpu};
+use csmoe::gpu::{AdapterChoice, Gpu, Target};
 use csmoe::tensor::{ParamStore, Params, Rng, Tape, Tensor};
 use std::sync::OnceLock;
 
@@ -66,8 +66,30 @@ pub fn check_with(
     record: impl Fn(&mut Tape, &[Tensor]) -> anyhow::Result<Tensor>,
     reference: impl Fn(&[Vec<f64>]) -> Vec<f64>,
 ) {
+    check_on(&gpu().target, name, bounds, inputs, record, reference);
+}
+
+/// What the ops choose their kernels by, for every choice this adapter can run.
+pub fn targets() -> Vec<Target> {
+    let own = gpu().target.clone();
+    let mut all = vec![Target { tiles: false, lanes: 64, ..own.clone() }, own.clone()];
+    if gpu().limits.max_compute_workgroup_storage_size >= 32 << 10 {
+        all.push(Target { tiles: true, lanes: if own.lanes == 16 { 8 } else { 16 }, ..own });
+    }
+    all
+}
+
+/// As [`check_with`], with the kernels chosen for `target`.
+pub fn check_on(
+    target: &Target,
+    name: &str,
+    bounds: Bounds,
+    inputs: &[In],
+    record: impl Fn(&mut Tape, &[Tensor]) -> anyhow::Result<Tensor>,
+    reference: impl Fn(&[Vec<f64>]) -> Vec<f64>,
+) {
     let gpu = gpu();
-    let mut t = Tape::new(gpu.target.clone(), Params::default());
+    let mut t = Tape::new(target.clone(), Params::default());
     let mut leaves = Vec::new();
     let mut handles = Vec::new();
     for (i, input) in inputs.iter().enumerate() {

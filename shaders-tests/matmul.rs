@@ -1,9 +1,10 @@
-use crate::harness::{In, check};
+use crate::harness::{F32, In, check_on, targets};
+use csmoe::gpu::Target;
 use csmoe::ops::matmul::{gelu_reference, reference};
 use csmoe::ops::{Mlp, linear, mlp, scale};
 
 /// [groups, m, n, k]: ones, primes, tile sizes plus and minus one.
-const SHAPES: [[usize; 4]; 22] = [
+const SHAPES: [[usize; 4]; 32] = [
     [1, 1, 1, 1],
     [1, 1, 2, 3],
     [1, 2, 1, 5],
@@ -26,13 +27,31 @@ const SHAPES: [[usize; 4]; 22] = [
     [1, 65, 129, 33],
     [1, 100, 257, 19],
     [2, 49, 96, 50],
+    // Widths that divide by four, around the tiled kernels' blocks and passes.
+    [1, 1, 4, 4],
+    [2, 5, 8, 7],
+    [1, 17, 60, 256],
+    [1, 31, 64, 260],
+    [2, 33, 68, 12],
+    [1, 48, 132, 516],
+    [1, 65, 20, 253],
+    [3, 26, 32, 16],
+    [1, 200, 36, 24],
+    [1, 193, 12, 8],
 ];
+
+/// Every shape with every choice of kernels.
+fn cases() -> impl Iterator<Item = (Target, [usize; 4])> {
+    targets().into_iter().flat_map(|t| SHAPES.map(|s| (t.clone(), s)))
+}
 
 #[test]
 fn linear_matches_reference() {
-    for [g, m, n, k] in SHAPES {
-        check(
+    for (target, [g, m, n, k]) in cases() {
+        check_on(
+            &target,
             &format!("linear {g} x {m} x {n} x {k}"),
+            F32,
             &[In::normal(1, &[g, m, k]), In::normal(2, &[g, n, k]), In::normal(3, &[g, n])],
             |t, x| linear(t, x[0], x[1], Some(x[2]), None),
             |x| reference(&x[0], &x[1], &x[2], [g, m, n, k]),
@@ -42,10 +61,12 @@ fn linear_matches_reference() {
 
 #[test]
 fn linear_with_residual() {
-    for [g, m, n, _] in SHAPES {
+    for (target, [g, m, n, _]) in cases() {
         // The residual also feeds the product, through another value, as in a block.
-        check(
+        check_on(
+            &target,
             &format!("residual linear {g} x {m} x {n}"),
+            F32,
             &[In::normal(1, &[g, m, n]), In::normal(2, &[g, n, n])],
             |t, x| {
                 let branch = scale(t, x[0], 0.5)?;
@@ -62,9 +83,12 @@ fn linear_with_residual() {
 
 #[test]
 fn mlp_matches_reference() {
-    for [g, m, h, k] in SHAPES {
-        check(
+    // Its products differ from a linear layer's by what happens at their ends, so that a few shapes do.
+    for (target, [g, m, h, k]) in cases().step_by(3) {
+        check_on(
+            &target,
             &format!("mlp {g} x {m} x {h} x {k}"),
+            F32,
             &[
                 In::normal(1, &[g, m, k]),
                 In::normal(2, &[g, h, k]),
@@ -89,12 +113,20 @@ fn mlp_matches_reference() {
 
 #[test]
 fn experts_side_by_side() {
-    for [g, experts, m, d, h] in
-        [[1, 2, 1, 4, 8], [2, 2, 5, 3, 7], [2, 8, 17, 12, 33], [1, 3, 33, 31, 16], [3, 4, 16, 16, 64]]
-    {
+    let shapes = [
+        [1, 2, 1, 4, 8],
+        [2, 2, 5, 3, 7],
+        [2, 8, 17, 12, 33],
+        [1, 3, 33, 31, 16],
+        [3, 4, 16, 16, 64],
+        [1, 2, 200, 8, 12],
+    ];
+    for (target, [g, experts, m, d, h]) in targets().into_iter().flat_map(|t| shapes.map(|s| (t.clone(), s))) {
         let groups = g * experts;
-        check(
+        check_on(
+            &target,
             &format!("experts {g} x {experts} x {m} x {d} x {h}"),
+            F32,
             &[
                 In::normal(1, &[g, m, experts * d]),
                 In::normal(2, &[groups, h, d]),

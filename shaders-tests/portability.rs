@@ -6,7 +6,7 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::process::Command;
 
 /// Register blocks the ops use.
-const ROWS: [u32; 2] = [1, 16];
+const ROWS: [u32; 3] = [1, 16, 32];
 
 #[test]
 fn naga_writes_every_language() {

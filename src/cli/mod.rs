@@ -11,6 +11,7 @@ pub mod grid;
 pub mod import;
 pub mod neighbours;
 pub mod pretrain;
+pub mod profile;
 pub mod readout;
 pub mod reconstruct;
 pub mod sample;
@@ -40,6 +41,7 @@ enum Command {
     Import(import::ImportArgs),
     Neighbours(neighbours::NeighboursArgs),
     Pretrain(pretrain::PretrainArgs),
+    Profile(profile::ProfileArgs),
     Readout(readout::ReadoutArgs),
     Reconstruct(reconstruct::ReconstructArgs),
     Sample(sample::SampleArgs),
@@ -61,6 +63,7 @@ pub fn main() -> i32 {
         Command::Import(args) => import::run(args),
         Command::Neighbours(args) => neighbours::run(args),
         Command::Pretrain(args) => pretrain::run(args),
+        Command::Profile(args) => profile::run(args),
         Command::Readout(args) => readout::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Sample(args) => sample::run(args),

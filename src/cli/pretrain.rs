@@ -279,7 +279,7 @@ struct Watch {
     seen: u64,
 }
 
-/// Steps that a reported first or last loss is the mean of.
+/// Steps that a reported first or last loss is the mean of, at most; short runs take a quarter.
 const WINDOW: u64 = 10;
 
 impl Watch {
@@ -346,10 +346,11 @@ impl Observer for Watch {
             let mean = |all: &mut Vec<(String, f64)>, weight: f64| {
                 all.iter_mut().zip(&numbers).for_each(|(a, b)| a.1 += (b.1 - a.1) * weight);
             };
-            if self.seen <= WINDOW {
+            let window = (self.bar.length().unwrap_or(0) / 4).clamp(1, WINDOW);
+            if self.seen <= window {
                 mean(&mut self.first, 1.0 / self.seen as f64);
             }
-            mean(&mut self.last, (1.0 / self.seen as f64).max(1.0 / WINDOW as f64));
+            mean(&mut self.last, (1.0 / self.seen as f64).max(1.0 / window as f64));
         }
         let [umr1, umr2, cmr1, cmr2, mi, ..] = record.terms.0;
         self.bar.set_message(format!(

@@ -12,7 +12,7 @@ pub struct ReadoutArgs {
     /// Labelled tiles: synth:PAIRS[:SEED], or a folder with labels.csv
     #[arg(long, value_name = "DIR|synth:PAIRS[:SEED]")]
     pub data: String,
-    /// Seed of the halves and of the random weights
+    /// Seed of the parts and of the random weights
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub seed: u64,
     /// Print a JSON object instead of a table
@@ -42,8 +42,13 @@ pub fn run(args: ReadoutArgs) -> Result<()> {
         return Ok(());
     }
     println!(
-        "{} {}: {} tiles learnt from, {} told, {} classes",
-        e.sensor, e.strategy, read.train, read.test, read.classes
+        "{} {}: {} tiles of {} classes, each told by what {} of {} parts taught",
+        e.sensor,
+        e.strategy,
+        read.tiles,
+        read.classes,
+        read.folds - 1,
+        read.folds
     );
     println!("{:16} {:>12} {:>9}", "", "mean recall", "overall");
     let line =

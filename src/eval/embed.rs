@@ -26,7 +26,7 @@ pub enum Strategy {
     MeanAll,
     /// CLS as a unit vector.
     NormCls,
-    /// CLS through the projector of the mutual-information loss (the identity unless the model has one), as a unit vector.
+    /// CLS through the mutual-information loss's projector (the identity unless the model has one), as a unit vector.
     NormProjCls,
 }
 

@@ -1,4 +1,4 @@
-//! Multinomial logistic regression: the linear read-out of frozen embeddings. Plain, in double precision, deterministic.
+//! Multinomial logistic regression, the linear read-out of embeddings: plain, in double precision, deterministic.
 
 use rayon::prelude::*;
 
@@ -20,9 +20,9 @@ pub struct Logistic {
 }
 
 impl Logistic {
-    /// Minimises the mean cross entropy of `x` [rows, features] with `labels` (below `classes`), plus `l2 / 2` times the
-    /// squared weights, biases left out: Nesterov's accelerated gradient with the step 1 / L and a restart whenever
-    /// it runs uphill (O'Donoghue and Candes 2015).
+    /// Minimises the mean cross entropy of `x` [rows, features] with `labels` (below `classes`), plus `l2 / 2` times
+    /// the squared weights, biases left out: Nesterov's accelerated gradient with the step 1 / L and a restart
+    /// whenever it runs uphill (O'Donoghue and Candes 2015).
     pub fn fit(x: &[f32], features: usize, labels: &[usize], classes: usize, l2: f64) -> Self {
         let (mean, scale) = standard(x, features);
         let mut model = Logistic { mean, scale, weights: vec![0.0; classes * (features + 1)], classes };
@@ -213,12 +213,12 @@ mod tests {
         };
         let at: Vec<f64> = (0..15).map(|i| 0.1 * f64::from(i) - 0.7).collect();
         let exact = gradient(&rows, 5, &labels, 3, &at, l2);
-        for i in 0..15 {
+        for (i, exact) in exact.iter().enumerate() {
             let moved = |by: f64| -> Vec<f64> {
                 at.iter().enumerate().map(|(j, v)| v + by * f64::from(u8::from(i == j))).collect()
             };
             let slope = (loss(&moved(1e-5)) - loss(&moved(-1e-5))) / 2e-5;
-            assert!((slope - exact[i]).abs() < 1e-8, "{i}: {slope} {}", exact[i]);
+            assert!((slope - exact).abs() < 1e-8, "{i}: {slope} {exact}");
         }
     }
 

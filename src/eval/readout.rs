@@ -11,11 +11,15 @@ use crate::model::weights::Named;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-/// Accuracies on the tiles that were not learnt from.
+/// Parts that every class is cut into; each is told by what the others taught.
+const FOLDS: usize = 5;
+
+/// Accuracies over all labelled tiles, each told by a classifier that never saw it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Readout {
-    pub train: usize,
-    pub test: usize,
+    /// Labelled tiles of a class with at least two.
+    pub tiles: usize,
+    pub folds: usize,
     /// Classes that occur.
     pub classes: usize,
     pub trained: Accuracy,
@@ -25,8 +29,8 @@ pub struct Readout {
     pub band_means: Accuracy,
 }
 
-/// Embeds the labelled tiles of `source` with the weights of a run and with random ones, fits a logistic regression on one half of
-/// every class and tells the other half. `seed` draws the halves and the random weights; `done` hears of every tile embedded.
+/// Embeds the tiles of `source` with the weights of a run and with random ones, and reads their labels out of either by
+/// logistic regression, cross-validated. `seed` draws the parts and the random weights; `done` hears of every tile.
 ///
 /// # Errors
 /// Fewer than two classes with two tiles each; whatever the embedder reports.
@@ -40,60 +44,79 @@ pub fn readout(
     done: impl Fn(usize),
 ) -> Result<Readout> {
     let trained = Embedder::of(gpu, config, named, encoder)?.embed_all(gpu, source, &done)?;
-    let (train, test) = halves(&trained.labels, seed);
-    let classes = trained.labels.iter().flatten().max().map_or(0, |most| *most as usize + 1);
-    let mut present: Vec<u32> = train.iter().filter_map(|i| trained.labels[*i]).collect();
-    present.sort_unstable();
-    present.dedup();
-    if present.len() < 2 {
+    let folds = folds(&trained.labels, seed);
+    let (tiles, classes) = (folds.iter().flatten().count(), classes(&trained.labels, &folds));
+    if classes < 2 {
         bail!(
-            "{}: {} classes with two labelled tiles or more, and a read-out needs 2; give synth:PAIRS or a folder with labels.csv",
-            source.describe().name,
-            present.len()
+            "{}: {classes} classes with two labelled tiles or more, and a read-out needs 2; give synth:PAIRS or a \
+             folder with labels.csv",
+            source.describe().name
         );
     }
     let random = Embedder::random(gpu, config, seed, encoder)?.embed_all(gpu, source, &done)?;
     let means = band_means(source, trained.labels.clone())?;
-    let read = |e: &Embeddings| {
-        let part = |which: &[usize]| -> (Vec<f32>, Vec<usize>) {
-            let rows = which.iter().flat_map(|i| &e.values[i * e.dim..][..e.dim]).copied().collect();
-            (rows, which.iter().filter_map(|i| e.labels[*i]).map(|l| l as usize).collect())
-        };
-        let ((x, y), (held, truth)) = (part(&train), part(&test));
-        // The usual strength: as much weight as one tile.
-        let model = Logistic::fit(&x, e.dim, &y, classes, 1.0 / y.len() as f64);
-        Accuracy::of(&truth, &model.predict(&held), classes)
-    };
+    let read = |e: &Embeddings| told(e, &folds);
     Ok(Readout {
-        train: train.len(),
-        test: test.len(),
-        classes: present.len(),
+        tiles,
+        folds: FOLDS,
+        classes,
         trained: read(&trained),
         random: read(&random),
         band_means: read(&means),
     })
 }
 
-/// Indices to learn from and to test on: every class cut in two at random, the odd tile learnt from.
-fn halves(labels: &[Option<u32>], seed: u64) -> (Vec<usize>, Vec<usize>) {
-    let (mut train, mut test) = (Vec::new(), Vec::new());
+/// Tells every fold by a classifier fitted on the others.
+fn told(e: &Embeddings, folds: &[Option<usize>]) -> Accuracy {
+    let count = e.labels.iter().flatten().max().map_or(0, |most| *most as usize + 1);
+    let (mut truth, mut all) = (Vec::new(), Vec::new());
+    for fold in 0..FOLDS {
+        let part = |held: bool| -> (Vec<f32>, Vec<usize>) {
+            let chosen = (0..folds.len()).filter(|i| folds[*i].is_some_and(|f| (f == fold) == held));
+            let label = |i: usize| e.labels[i].map_or(0, |l| l as usize);
+            let rows = chosen.map(|i| (e.values[i * e.dim..][..e.dim].to_vec(), label(i)));
+            let (x, y): (Vec<Vec<f32>>, Vec<usize>) = rows.unzip();
+            (x.concat(), y)
+        };
+        let ((x, y), (held, labels)) = (part(false), part(true));
+        // The usual strength: the prior weighs as much as one tile.
+        let model = Logistic::fit(&x, e.dim, &y, count, 1.0 / y.len().max(1) as f64);
+        all.extend(model.predict(&held));
+        truth.extend(labels);
+    }
+    Accuracy::of(&truth, &all, count)
+}
+
+/// Which part each tile belongs to: every class dealt out at random; none without a label or alone in its class.
+fn folds(labels: &[Option<u32>], seed: u64) -> Vec<Option<usize>> {
+    let mut folds = vec![None; labels.len()];
     let mut classes: Vec<u32> = labels.iter().flatten().copied().collect();
     classes.sort_unstable();
     classes.dedup();
+    let mut next = 0;
     for class in classes {
         let mut members: Vec<usize> = (0..labels.len()).filter(|i| labels[*i] == Some(class)).collect();
         if members.len() < 2 {
             continue;
         }
-        Stream::new(seed, &[HALVES, u64::from(class)]).shuffle(&mut members);
-        test.extend(members.split_off(members.len().div_ceil(2)));
-        train.extend(members);
+        Stream::new(seed, &[PARTS, u64::from(class)]).shuffle(&mut members);
+        for i in members {
+            folds[i] = Some(next % FOLDS);
+            next += 1;
+        }
     }
-    (train, test)
+    folds
 }
 
 // Keeps this stream of a seed apart from the others.
-const HALVES: u64 = 104;
+const PARTS: u64 = 104;
+
+fn classes(labels: &[Option<u32>], folds: &[Option<usize>]) -> usize {
+    let mut present: Vec<u32> = labels.iter().zip(folds).filter(|(_, f)| f.is_some()).filter_map(|(l, _)| *l).collect();
+    present.sort_unstable();
+    present.dedup();
+    present.len()
+}
 
 fn band_means(source: &dyn ImageSource, labels: Vec<Option<u32>>) -> Result<Embeddings> {
     let plane = source.tile_px() * source.tile_px();
@@ -111,17 +134,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_share_every_class_and_nothing_else() {
+    fn folds_share_every_class_and_leave_loners_out() {
         let labels: Vec<Option<u32>> = (0..40u32).map(|i| (i != 7).then_some(if i == 3 { 9 } else { i % 3 })).collect();
-        let (train, test) = halves(&labels, 1);
-        // Tile 7 has no label, tile 3 is alone in its class.
-        assert_eq!(train.len() + test.len(), 38);
-        assert!(test.iter().all(|i| !train.contains(i) && labels[*i].is_some_and(|l| l < 3)));
-        for class in 0..3 {
-            let count = |part: &[usize]| part.iter().filter(|i| labels[**i] == Some(class)).count();
-            assert!(count(&train).abs_diff(count(&test)) <= 1);
+        let parts = folds(&labels, 1);
+        assert_eq!((parts[7], parts[3], classes(&labels, &parts)), (None, None, 3));
+        assert_eq!(parts.iter().flatten().count(), 38);
+        for fold in 0..FOLDS {
+            for class in 0..3 {
+                let n = (0..40).filter(|i| parts[*i] == Some(fold) && labels[*i] == Some(class)).count();
+                assert!((2..=3).contains(&n), "{n} of class {class} in fold {fold}");
+            }
         }
-        assert_eq!(halves(&labels, 1), (train.clone(), test));
-        assert_ne!(halves(&labels, 2).0, train);
+        assert_eq!(folds(&labels, 1), parts);
+        assert_ne!(folds(&labels, 2), parts);
+    }
+
+    #[test]
+    fn labels_in_the_features_are_read_and_noise_is_not() {
+        let mut rng = crate::tensor::Rng::new(1, 1);
+        let labels: Vec<Option<u32>> = (0..200).map(|i| Some(i % 4)).collect();
+        let mut clear = Embeddings { dim: 4, labels: labels.clone(), ..Embeddings::default() };
+        let mut noise = clear.clone();
+        for label in labels.iter().flatten() {
+            clear.values.extend((0..4).map(|c| f32::from(u8::from(c == *label)) + 0.2 * rng.normal() as f32));
+            noise.values.extend((0..4).map(|_| rng.normal() as f32));
+        }
+        let parts = folds(&labels, 1);
+        assert!(told(&clear, &parts).overall > 0.95);
+        assert!(told(&noise, &parts).overall < 0.4);
     }
 }

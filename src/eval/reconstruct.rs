@@ -168,8 +168,8 @@ fn moments(values: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
 const GREY: [u8; 3] = [128; 3];
 
 /// A sheet with two rows a pair (s1, s2): input, what the encoder saw, and the reconstruction from either sensor, all
-/// in the input's colours. A reconstruction shows predictions where the source's patches were hidden, and the input elsewhere;
-/// a bare one shows the predictions alone.
+/// in the input's colours. A reconstruction shows predictions where the source's patches were hidden and the input
+/// elsewhere; a bare one the predictions alone.
 pub fn sheet(config: &Config, all: &[Reconstructed]) -> Sheet {
     let size = config.image_size;
     let mut sheet = Sheet::new(&["input", "masked", "from s1", "from s2", "from s1 bare", "from s2 bare"], 120);

@@ -15,17 +15,25 @@ pub struct Kernel {
     pub entry: &'static str,
     /// Register rows a lane owns where the file says `//@repeat ROWS`; 0 where it does not.
     pub rows: u32,
+    /// Compiled without checks of indices into workgroup memory: only where every such index is below its array's
+    /// length by construction, whatever the buffers hold. Buffers stay checked by the driver.
+    pub trusted: bool,
 }
 
 impl Kernel {
     /// A kernel without a register block.
     pub const fn new(file: &'static str, entry: &'static str) -> Self {
-        Kernel { file, entry, rows: 0 }
+        Kernel { file, entry, rows: 0, trusted: false }
     }
 
     /// The same kernel with `rows` register rows.
     pub const fn rows(self, rows: u32) -> Self {
         Kernel { rows, ..self }
+    }
+
+    /// The same kernel without checks of its indices into workgroup memory.
+    pub const fn trusted(self) -> Self {
+        Kernel { trusted: true, ..self }
     }
 }
 
@@ -40,12 +48,14 @@ macro_rules! sources {
 const SOURCES: &[(&str, &str)] = sources![
     "adamw",
     "attention",
+    "attention_tiles",
     "basic",
     "cls_rows",
     "gram",
     "layer_norm",
     "masked_loss",
     "matmul",
+    "matmul_tiles",
     "nt_xent",
     "prepare",
     "reduce",
@@ -54,8 +64,10 @@ const SOURCES: &[(&str, &str)] = sources![
 ];
 
 const INCLUDES: &[(&str, &str)] = &[
+    ("epilogue", include_str!("../../kernels/include/epilogue.wgsl")),
     ("gelu", include_str!("../../kernels/include/gelu.wgsl")),
     ("grid", include_str!("../../kernels/include/grid.wgsl")),
+    ("lie", include_str!("../../kernels/include/lie.wgsl")),
     ("row_sum", include_str!("../../kernels/include/row_sum.wgsl")),
     ("workgroup", include_str!("../../kernels/include/workgroup.wgsl")),
 ];

@@ -25,6 +25,8 @@ pub struct Target {
     pub align: u64,
     /// Invocations a workgroup of the register-blocked kernels has.
     pub lanes: u32,
+    /// Keep one operand's tile in workgroup memory (32 KiB), four steps of k a vec4: what llvmpipe likes.
+    pub tiles: bool,
     /// Use fused kernels; `false` records their unfused twins.
     pub fuse: bool,
 }
@@ -38,6 +40,7 @@ impl Default for Target {
             max_groups: 65_535,
             align: 256,
             lanes: 64,
+            tiles: false,
             fuse: true,
         }
     }
@@ -56,10 +59,12 @@ impl Target {
             max_binding: limits.max_storage_buffer_binding_size.min((1 << 31) - 4),
             max_groups: limits.max_compute_workgroups_per_dimension,
             align: u64::from(limits.min_storage_buffer_offset_alignment.max(16)),
+            // A software device's subgroup is its vector register: 16 floats of AVX-512, 8 of AVX2.
             lanes: match class {
-                DeviceClass::Software => 8,
+                DeviceClass::Software => info.subgroup_max_size.clamp(4, 16),
                 DeviceClass::Hardware => 64,
             },
+            tiles: class == DeviceClass::Software && limits.max_compute_workgroup_storage_size >= 32 << 10,
             fuse: true,
         }
     }

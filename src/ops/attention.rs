@@ -2,17 +2,24 @@
 //!                                                                                   kernels/attention.wgsl
 
 use crate::gpu::Kernel;
-use crate::tensor::{Tape, Tensor};
+use crate::tensor::{Arg, Launch, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
-/// Rows of a sequence a workgroup takes.
-const ROWS: u32 = 16;
-const FORWARD: Kernel = Kernel::new("attention", "forward").rows(ROWS);
-const ENTROPY: Kernel = Kernel::new("attention", "entropy").rows(ROWS);
+/// Rows of a sequence a workgroup of the generic kernels takes.
+const ROWS: usize = 16;
+const FORWARD: Kernel = Kernel::new("attention", "forward");
+const ENTROPY: Kernel = Kernel::new("attention", "entropy");
 const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
-const BACKWARD_Q: Kernel = Kernel::new("attention", "backward_q").rows(ROWS);
-const BACKWARD_KV: Kernel = Kernel::new("attention", "backward_kv").rows(ROWS);
+const BACKWARD_Q: Kernel = Kernel::new("attention", "backward_q");
+const BACKWARD_KV: Kernel = Kernel::new("attention", "backward_kv");
+/// The same for software devices.
+const TILES_FORWARD: Kernel = Kernel::new("attention_tiles", "forward").trusted();
+const TILES_BACKWARD_Q: Kernel = Kernel::new("attention_tiles", "backward_q").trusted();
+const TILES_BACKWARD_KV: Kernel = Kernel::new("attention_tiles", "backward_kv").trusted();
+/// Most rows of a workgroup of the tiled kernels, and keys it sees at a time.
+const TILE_ROWS: usize = 32;
+const TILE_KEYS: usize = 224;
 
 /// How the rows of all sequences lie in a tensor: sequence `z` starts at `base + z / inner * outer + z % inner *
 /// inner_stride`, and its rows are `row` elements apart.
@@ -55,49 +62,104 @@ const ADD_V: u32 = 4;
 const SAME_KV: u32 = 8;
 const HAS_ENTROPY: u32 = 16;
 
-fn words(size: Size, rows: usize, flags: u32, lies: [Lie; 4]) -> Vec<u32> {
-    let blocks = rows.div_ceil(ROWS as usize);
-    let mut words = words![size.nq, size.nk, size.d, size.z, size.inner, blocks, size.scale, flags].to_vec();
-    words.extend(lies.iter().flat_map(|l| l.words()));
-    words
+/// An attention's recording: its sizes, sides and the kernels chosen for it.
+#[derive(Clone, Copy)]
+struct Attend {
+    size: Size,
+    q: Side,
+    k: Side,
+    v: Side,
+    o: Side,
+    tiles: bool,
+}
+
+impl Attend {
+    /// One dispatch over the rows of one side, `n` a sequence.
+    fn launch<'t>(&self, t: &'t mut Tape, kernel: Kernel, n: usize, args: &[Arg], flags: u32) -> &'t mut Launch {
+        let Size { z, inner, nq, nk, d, scale } = self.size;
+        // Rows in equal blocks: a last block of a few rows would cost as much as a full one. A single block's are
+        // rounded, so that fewer kernels are compiled.
+        let blocks = n.div_ceil(if self.tiles { TILE_ROWS } else { ROWS });
+        let rows = if !self.tiles {
+            ROWS
+        } else if blocks == 1 {
+            n.next_multiple_of(8)
+        } else {
+            n.div_ceil(blocks)
+        };
+        let mut words = words![nq, nk, d, z, inner, blocks, scale, flags].to_vec();
+        words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
+        let lanes = t.target.lanes.min(64);
+        t.launch(kernel.rows(rows as u32), (z * blocks) as u64, args, &words).constant("LANES", lanes)
+    }
+
+    fn sides(&self) -> [Arg; 3] {
+        [self.q.0.into(), self.k.0.into(), self.v.0.into()]
+    }
 }
 
 /// Records the attention of `q` over `k` and `v` into `o`; with `entropy` [z, nq] also, by row, the sum of
 /// `alpha ln(alpha + 1e-8)` over the weights.
 fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy: Option<Tensor>) {
     let Size { z, nq, nk, d, .. } = size;
-    let lanes = t.target.lanes.min(64);
-    let lies = [q.1, k.1, v.1, o.1];
-    let groups = move |rows: usize| (z * rows.div_ceil(ROWS as usize)) as u64;
+    let fours = |l: Lie| l.outer % 4 == 0 && l.inner % 4 == 0 && l.row % 4 == 0 && l.base % 4 == 0;
+    // The tiled forward sums the entropy too, of rows whose weights it has all at once.
+    let tiles = t.target.tiles
+        && d % 4 == 0
+        && [q, k, v, o].iter().all(|s| fours(s.1))
+        && (entropy.is_none() || nk <= TILE_KEYS);
+    let this = Attend { size, q, k, v, o, tiles };
     let pairs = z as f64 * nq as f64 * nk as f64 * d as f64;
-    let lse = t.saved([z * nq]);
-    let args = [q.0.into(), k.0.into(), v.0.into(), o.0.into(), lse.into()];
-    t.launch(FORWARD, groups(nq), &args, &words(size, nq, 0, lies)).constant("LANES", lanes).flops(4.0 * pairs);
-    let slopes = t.saved([z * nq]);
-    if let Some(entropy) = entropy {
-        let args = [q.0.into(), k.0.into(), lse.into(), entropy.into(), slopes.into()];
-        t.launch(ENTROPY, groups(nq), &args, &words(size, nq, 0, lies)).constant("LANES", lanes).flops(2.0 * pairs);
+    // What the backward needs of a row: the log-sum-exp and the entropy's slope; tiled kernels keep them together.
+    let lse = t.saved([z * nq, if tiles { 2 } else { 1 }]);
+    let slopes = if tiles { lse } else { t.saved([z * nq]) };
+    if tiles {
+        let [q, k, v] = this.sides();
+        let (o, saved) = (o.0.into(), lse.into());
+        let args = [q, k, v, q, o, o, saved, entropy.map_or(saved, Arg::from)];
+        this.launch(t, TILES_FORWARD, nq, &args, 0)
+            .constant("HAS_ENTROPY", u32::from(entropy.is_some()))
+            .flops(4.0 * pairs);
+    } else {
+        let args = [q.0.into(), k.0.into(), v.0.into(), o.0.into(), lse.into()];
+        this.launch(t, FORWARD, nq, &args, 0).flops(4.0 * pairs);
+        if let Some(entropy) = entropy {
+            let args = [q.0.into(), k.0.into(), lse.into(), entropy.into(), slopes.into()];
+            this.launch(t, ENTROPY, nq, &args, 0).flops(2.0 * pairs);
+        }
     }
     t.on_backward(move |t| {
         let dentropy = entropy.and_then(|e| t.grad(e));
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
         let delta = t.saved([z * nq, 2]);
-        let mut flags = if dentropy.is_some() { HAS_ENTROPY } else { 0 };
         {
-            let mut w = words![nq, d, z, size.inner, dentropy.is_some(), 0u32, 0u32, 0u32].to_vec();
+            let (stride, first) = if tiles { (2u32, 1u32) } else { (1, 0) };
+            let mut w = words![nq, d, z, size.inner, dentropy.is_some(), stride, first, 0u32].to_vec();
             w.extend(o.1.words());
-            let (slopes, dentropy) = dentropy.map_or((lse, lse), |g| (slopes, g));
-            let args = [o.0.into(), dout.into(), slopes.into(), dentropy.into(), delta.into()];
+            let args = [o.0.into(), dout.into(), slopes.into(), dentropy.unwrap_or(lse).into(), delta.into()];
             t.launch(ROW_DELTA, (z * nq).div_ceil(64) as u64, &args, &w).flops(2.0 * (z * nq * d) as f64);
         }
-        let dq = t.grad_out(q.0);
+        let has_entropy = u32::from(dentropy.is_some());
+        let mut flags = has_entropy * HAS_ENTROPY;
         let same_qk = q.0 == k.0;
+        let dq = t.grad_out(q.0);
+        let back = |t: &mut Tape, [tiled, plain]: [Kernel; 2], n: usize, flags: u32, out: [Tensor; 2], flops: f64| {
+            let mut args = this.sides().to_vec();
+            args.push(dout.into());
+            if this.tiles {
+                args.extend([out[0], out[1], lse, delta].map(Arg::from));
+                this.launch(t, tiled, n, &args, flags).constant("HAS_ENTROPY", has_entropy).flops(flops);
+            } else {
+                args.extend([lse, delta, out[0]].map(Arg::from));
+                if plain == BACKWARD_KV {
+                    args.push(out[1].into());
+                }
+                this.launch(t, plain, n, &args, flags).flops(flops);
+            }
+        };
         if let Some(dq) = dq {
             let add = if dq.accumulate { ADD_Q } else { 0 };
-            let args = [q.0.into(), k.0.into(), v.0.into(), dout.into(), lse.into(), delta.into(), dq.tensor.into()];
-            t.launch(BACKWARD_Q, groups(nq), &args, &words(size, nq, flags | add, lies))
-                .constant("LANES", lanes)
-                .flops(6.0 * pairs);
+            back(t, [TILES_BACKWARD_Q, BACKWARD_Q], nq, flags | add, [dq.tensor; 2], 6.0 * pairs);
         }
         // In multi-head attention q, k and v are parts of one tensor: its gradient is one buffer, whose parts are
         // each written once.
@@ -112,19 +174,7 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         };
         if let (Some(dk), Some(dv)) = (dk, dv) {
             flags |= if dk.accumulate { ADD_K } else { 0 } | if dv.accumulate { ADD_V } else { 0 };
-            let args = [
-                q.0.into(),
-                k.0.into(),
-                v.0.into(),
-                dout.into(),
-                lse.into(),
-                delta.into(),
-                dk.tensor.into(),
-                dv.tensor.into(),
-            ];
-            t.launch(BACKWARD_KV, groups(nk), &args, &words(size, nk, flags, lies))
-                .constant("LANES", lanes)
-                .flops(8.0 * pairs);
+            back(t, [TILES_BACKWARD_KV, BACKWARD_KV], nk, flags, [dk.tensor, dv.tensor], 8.0 * pairs);
         }
         Ok(())
     });

@@ -1,6 +1,9 @@
 //! Linear layers and MLPs of one or many groups (experts, or the same layer of two encoders).
 //!                                                                                      kernels/matmul.wgsl
-//! Every product here, forward or backward, is one kernel: B is packed into panels, A is read as it lies.
+//!                                                                                      kernels/matmul_tiles.wgsl
+//! Every product here, forward or backward, is C = A B with A of any strides. The generic kernel takes any shape and
+//! packs B into panels; the one with tiles, for software devices, takes widths that divide by 4 and packs B only where
+//! enough rows share the panels.
 
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, Tape, Tensor};
@@ -10,6 +13,13 @@ use anyhow::{Result, bail};
 /// Rows of C a lane keeps in registers.
 const ROWS: u32 = 16;
 const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
+const TILES: Kernel = Kernel::new("matmul_tiles", "product").trusted();
+/// Blocks of columns a workgroup of the tiled kernel walks at most: B's share of a pass is then 1 MiB.
+const BLOCKS: usize = 16;
+/// Rows from which on packing B pays.
+const PACK_ROWS: usize = 192;
+/// Steps of k a workgroup packs.
+const PACK_CHUNK: usize = 64;
 const PACK: Kernel = Kernel::new("matmul", "pack");
 const COLUMN_SUMS: Kernel = Kernel::new("matmul", "column_sums");
 
@@ -76,12 +86,12 @@ fn pack(t: &mut Tape, b: Matrix, size: Size) -> Tensor {
     let panels = size.n.div_ceil(4 * lanes);
     let packed = t.saved([size.groups, panels, size.k, 4 * lanes]);
     for groups in windows(t, size.groups, &[b.tensor, packed]) {
-        let total = groups.len() * panels * size.k * lanes;
+        let chunks = size.k.div_ceil(PACK_CHUNK);
         let (source, lie) = b.bind(size.groups, &groups);
-        let mut words = words![size.n, size.k, panels, total].to_vec();
+        let mut words = words![size.n, size.k, panels, groups.len(), chunks, 0u32, 0u32, 0u32].to_vec();
         words.extend(lie);
         let args = [source, part(packed, size.groups, &groups)];
-        t.launch(PACK, total.div_ceil(64) as u64, &args, &words).constant("LANES", lanes as u32);
+        t.launch(PACK, (groups.len() * panels * chunks) as u64, &args, &words).constant("LANES", lanes as u32);
     }
     packed
 }
@@ -100,36 +110,94 @@ fn part(x: Tensor, groups: usize, range: &std::ops::Range<usize>) -> Arg {
     x.window(range.start * each, range.len() * each)
 }
 
-/// C = A B with B packed; `c` and what the epilogue names lie alike.
-fn product(t: &mut Tape, size: Size, a: Matrix, packed: Tensor, bias: Option<Tensor>, c: Matrix, epilogue: Epilogue) {
+/// How the tiled kernel reads B; the numbers are the kernel's.
+#[derive(Clone, Copy, PartialEq)]
+enum Lies {
+    Packed = 0,
+    ByRows = 1,
+    ByColumns = 2,
+}
+
+/// How the tiled kernel would best read B; none where the shape is not for it.
+fn tiled(t: &Tape, size: Size, b: Matrix, c: Matrix) -> Option<Lies> {
+    let fours = |m: Matrix, lead: usize| lead % 4 == 0 && m.outer % 4 == 0 && m.inner_stride % 4 == 0;
+    if !t.target.tiles || size.n % 4 != 0 || !fours(c, c.row) {
+        return None;
+    }
+    Some(match (b.row, b.col) {
+        _ if size.m >= PACK_ROWS => Lies::Packed,
+        (row, 1) if fours(b, row) => Lies::ByRows,
+        (1, col) if fours(b, col) && size.k % 4 == 0 => Lies::ByColumns,
+        _ => Lies::Packed,
+    })
+}
+
+/// C = A B; `c` and what the epilogue names lie alike.
+fn product(t: &mut Tape, size: Size, a: Matrix, b: Matrix, bias: Option<Tensor>, c: Matrix, epilogue: Epilogue) {
     let Size { groups: all, m, n, k } = size;
     let lanes = t.target.lanes as usize;
-    let (panels, row_blocks) = (n.div_ceil(4 * lanes), m.div_ceil(ROWS as usize));
+    let panels = n.div_ceil(4 * lanes);
     let (code, accumulate, extra) = match epilogue {
         Epilogue::Plain { accumulate } => (0, accumulate, None),
         Epilogue::Residual(x) => (1, false, Some(x)),
         Epilogue::Gelu(x) => (2, false, Some(x)),
         Epilogue::GeluGrad(x) => (3, false, Some(x)),
     };
+    let tiles = tiled(t, size, b, c);
+    let packed = match tiles {
+        Some(Lies::ByRows | Lies::ByColumns) => None,
+        _ => Some(pack(t, b, size)),
+    };
     // A binding that a plain product does not look at still needs a buffer.
     let unused = t.saved([64]);
-    for groups in windows(t, all, &[a.tensor, packed, c.tensor]) {
+    for groups in windows(t, all, &[a.tensor, packed.unwrap_or(b.tensor), c.tensor]) {
         let ((a_arg, a_lie), (c_arg, c_lie)) = (a.bind(all, &groups), c.bind(all, &groups));
+        let (b_arg, b_lie) = match packed {
+            Some(packed) => (part(packed, all, &groups), [0, 0, 0, 0, 1, 0, 0, 0]),
+            None => b.bind(all, &groups),
+        };
         let args = [
             a_arg,
-            part(packed, all, &groups),
-            part(bias.unwrap_or(packed), all, &groups),
+            b_arg,
+            bias.map_or(b_arg, |bias| part(bias, all, &groups)),
             c_arg,
             extra.map_or(unused.into(), |x| Matrix { tensor: x, ..c }.bind(all, &groups).0),
         ];
-        let mut words = words![m, n, k, row_blocks, panels, groups.len(), accumulate, bias.is_some()].to_vec();
-        words.extend(a_lie);
-        words.extend(c_lie);
-        t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
+        let launch = match tiles {
+            None => {
+                let row_blocks = m.div_ceil(ROWS as usize);
+                let mut words = words![m, n, k, row_blocks, panels, groups.len(), accumulate, bias.is_some()].to_vec();
+                words.extend(a_lie);
+                words.extend(c_lie);
+                t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
+            }
+            Some(lies) => {
+                let rows = tile_rows(m);
+                let row_blocks = m.div_ceil(rows);
+                // Long walks reuse A's tile; short ones keep many cores busy.
+                let most = (panels * row_blocks * groups.len() / 64).clamp(1, BLOCKS);
+                let spans = panels.div_ceil(most);
+                let blocks = panels.div_ceil(spans);
+                let mut words = words![m, n, k, row_blocks, spans, blocks, groups.len(), accumulate].to_vec();
+                words.extend(words![bias.is_some(), panels, 0u32, 0u32]);
+                words.extend(a_lie);
+                words.extend(b_lie);
+                words.extend(c_lie);
+                let kernel = TILES.rows(rows as u32);
+                t.launch(kernel, (groups.len() * spans * row_blocks) as u64, &args, &words)
+                    .constant("B_LIES", lies as u32)
+            }
+        };
+        launch
             .constant("LANES", lanes as u32)
             .constant("EPILOGUE", code)
             .flops(2.0 * (groups.len() * m) as f64 * (n * k) as f64);
     }
+}
+
+/// Rows of C a workgroup of the tiled kernel takes: 32, or 16 where 32 would compute a quarter more for nothing.
+fn tile_rows(m: usize) -> usize {
+    if m.next_multiple_of(16) * 5 <= m.next_multiple_of(32) * 4 { 16 } else { 32 }
 }
 
 /// The sizes of a layer, `y[g] = x[g] w[g]^T + b[g]` with x [m, k] and w [n, k], and whether the rows of x and of y
@@ -160,15 +228,13 @@ impl Layer {
     /// `y = x w^T + b`.
     fn forward(&self, t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, y: Tensor, epilogue: Epilogue) {
         let size = Size { groups: self.groups, m: self.m, n: self.n, k: self.k };
-        let packed = pack(t, self.w(w).transposed(), size);
-        product(t, size, self.x(x), packed, b, self.y(y), epilogue);
+        product(t, size, self.x(x), self.w(w).transposed(), b, self.y(y), epilogue);
     }
 
     /// `dx = dy w`.
     fn input_grad(&self, t: &mut Tape, dy: Tensor, w: Tensor, dx: Tensor, epilogue: Epilogue) {
         let size = Size { groups: self.groups, m: self.m, n: self.k, k: self.n };
-        let packed = pack(t, self.w(w), size);
-        product(t, size, self.y(dy), packed, None, self.x(dx), epilogue);
+        product(t, size, self.y(dy), self.w(w), None, self.x(dx), epilogue);
     }
 
     /// `dw = dy^T x`, `db` = sum of the rows of dy.
@@ -176,9 +242,8 @@ impl Layer {
         let g = self.groups;
         if let Some(dw) = t.grad_out(w) {
             let size = Size { groups: g, m: self.n, n: self.k, k: self.m };
-            let packed = pack(t, self.x(x), size);
             let plain = Epilogue::Plain { accumulate: dw.accumulate };
-            product(t, size, self.y(dy).transposed(), packed, None, self.w(dw.tensor), plain);
+            product(t, size, self.y(dy).transposed(), self.x(x), None, self.w(dw.tensor), plain);
         }
         if let Some(db) = b.and_then(|b| t.grad_out(b)) {
             let lanes = t.target.lanes;

@@ -269,7 +269,17 @@ impl Tape {
 }
 
 fn words_stride(gpu: &Gpu) -> u64 {
-    u64::from(gpu.limits.min_uniform_buffer_offset_alignment.max(128))
+    u64::from(gpu.limits.min_uniform_buffer_offset_alignment.max(256))
+}
+
+/// All of them in one pass.
+fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl IntoIterator<Item = &'a Step>) {
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    for step in steps {
+        pass.set_pipeline(&step.pipeline.raw);
+        pass.set_bind_group(0, &step.bind_group, &[]);
+        pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
+    }
 }
 
 impl Program {
@@ -298,18 +308,22 @@ impl Program {
     pub fn run(&self, gpu: &Gpu) -> Result<(), GpuError> {
         gpu.check()?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        self.record(&mut encoder);
+        record(&mut encoder, &self.steps);
         gpu.queue.submit([encoder.finish()]);
         Ok(())
     }
 
-    fn record(&self, encoder: &mut wgpu::CommandEncoder) {
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        for step in &self.steps {
-            pass.set_pipeline(&step.pipeline.raw);
-            pass.set_bind_group(0, &step.bind_group, &[]);
-            pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
-        }
+    /// Submits some launches, `times` over, alone: what a benchmark times. Does not wait.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn repeat(&self, gpu: &Gpu, launches: std::ops::Range<usize>, times: usize) -> Result<(), GpuError> {
+        gpu.check()?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let steps = &self.steps[launches];
+        record(&mut encoder, (0..times).flat_map(|_| steps));
+        gpu.queue.submit([encoder.finish()]);
+        Ok(())
     }
 
     /// Runs once and reads outputs back with the same submit; blocks until they are here.
@@ -319,7 +333,7 @@ impl Program {
     pub fn run_and_read(&self, gpu: &Gpu, names: &[&str]) -> Result<Vec<Vec<f32>>> {
         gpu.check()?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        self.record(&mut encoder);
+        record(&mut encoder, &self.steps);
         let outputs = names.iter().map(|n| self.output(n)).collect::<Result<Vec<_>>>()?;
         let bytes: u64 = outputs.iter().map(|(_, elems)| *elems as u64 * 4).sum();
         let staging = staging_buffer(gpu, bytes);

@@ -1,0 +1,353 @@
+// The attentions of attention.wgsl for drivers that run on the CPU's vector units (llvmpipe): widths and strides divide
+// by four, four steps of d or four keys are taken at a time, and everything a workgroup knows of its scores stays in
+// its memory. There a uniform load is cheap and a lane's load is a gather, so ROWS rows share every gather.
+//
+// Two moves make all of it:
+//   dots   cells = A B^T for ROWS rows of A and a chunk of rows of B: a lane four rows of B, a vec4 of sums a row of A
+//   mix    out = cells X: a lane four columns of X
+// forward: s = dots(q, k), softmax, o = mix(s, v).   backward_q: a = dots(q, k), g = dots(dout, v), dq = mix(g', k).
+// backward_kv: a = dots(k, q), g = dots(v, dout), dv = mix(a', dout), dk = mix(g', q).
+// FLOPs forward 4 Z Nq Nk d, backward 14 Z Nq Nk d.
+
+override LANES: u32 = 16u;
+override HAS_ENTROPY: bool = false;
+const ROWS: u32 = 1u;
+
+struct Lie {
+    outer: u32,
+    inner: u32,
+    row: u32,
+    base: u32,
+}
+
+struct P {
+    nq: u32,
+    nk: u32,
+    d: u32,
+    z: u32,
+    inner: u32,
+    blocks: u32, // workgroups of a sequence
+    scale: f32,
+    flags: u32,
+    q: Lie,
+    k: Lie,
+    v: Lie,
+    o: Lie,
+}
+const ADD_Q: u32 = 1u;      // dq += instead of =
+const ADD_K: u32 = 2u;
+const ADD_V: u32 = 4u;
+const SAME_KV: u32 = 8u;    // k and v are one tensor: dk takes both gradients
+const TINY: f32 = 1e-8;
+
+@group(0) @binding(0) var<uniform> p: P;
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;        // backward
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;   // o, dq or dk
+@group(0) @binding(6) var<storage, read_write> out_v: array<vec4<f32>>; // dv
+@group(0) @binding(7) var<storage, read_write> saved: array<vec2<f32>>; // forward: [Z, Nq] log-sum-exp, entropy's slope
+@group(0) @binding(8) var<storage, read_write> entropies: array<f32>;   // forward with HAS_ENTROPY: [Z, Nq]
+
+//@include grid
+
+// Buffers by number. The number is always a literal, so that one branch is left where a function is used.
+const Q: u32 = 0u;
+const K: u32 = 1u;
+const V: u32 = 2u;
+const DOUT: u32 = 3u;
+
+fn load(which: u32, at: u32) -> vec4<f32> {
+    switch which {
+        case Q: { return q[at]; }
+        case K: { return k[at]; }
+        case V: { return v[at]; }
+        default: { return dout[at]; }
+    }
+}
+
+// Rows of a tensor, in vec4s.
+struct Rows {
+    start: u32,
+    stride: u32,
+    last: u32,
+}
+
+fn rows_of(lie: Lie, z: u32, count: u32) -> Rows {
+    let start = lie.base + (z / p.inner) * lie.outer + (z % p.inner) * lie.inner;
+    return Rows(start / 4u, lie.row / 4u, count - 1u);
+}
+
+fn row_at(rows: Rows, row: u32) -> u32 {
+    return rows.start + min(row, rows.last) * rows.stride;
+}
+
+// Quad j of row r is cells[j * ROWS + r]. Forward keeps its rows' maximum, total and factor behind its scores; the
+// backward halves the quads between weights and their gradients.
+const QUADS: u32 = 64u;
+const CHUNK: u32 = 56u;
+const HALF: u32 = 32u;
+var<workgroup> cells: array<vec4<f32>, ROWS * QUADS>;
+
+// cells[base + j] = the products of the rows of A from `row` with the four rows of B from `first + 4 j`.
+fn dots(a: u32, a_rows: Rows, row: u32, b: u32, b_rows: Rows, first: u32, quads: u32, base: u32, lane: u32) {
+    //@repeat ROWS
+    let a_0 = row_at(a_rows, row + 0u);
+    //@end
+    for (var block = 0u; block < quads; block += LANES) {
+        let j = block + lane;
+        let b_x = row_at(b_rows, first + 4u * j);
+        let b_y = row_at(b_rows, first + 4u * j + 1u);
+        let b_z = row_at(b_rows, first + 4u * j + 2u);
+        let b_w = row_at(b_rows, first + 4u * j + 3u);
+        //@repeat ROWS
+        var s_0 = vec4<f32>(0.0);
+        //@end
+        for (var i = 0u; i < p.d / 4u; i += 1u) {
+            let x = load(b, b_x + i);
+            let y = load(b, b_y + i);
+            let z = load(b, b_z + i);
+            let w = load(b, b_w + i);
+            let m_x = vec4<f32>(x.x, y.x, z.x, w.x);
+            let m_y = vec4<f32>(x.y, y.y, z.y, w.y);
+            let m_z = vec4<f32>(x.z, y.z, z.z, w.z);
+            let m_w = vec4<f32>(x.w, y.w, z.w, w.w);
+            //@repeat ROWS
+            let r_0 = load(a, a_0 + i);
+            s_0 = fma(vec4<f32>(r_0.x), m_x, s_0);
+            s_0 = fma(vec4<f32>(r_0.y), m_y, s_0);
+            s_0 = fma(vec4<f32>(r_0.z), m_z, s_0);
+            s_0 = fma(vec4<f32>(r_0.w), m_w, s_0);
+            //@end
+        }
+        if j < quads {
+            //@repeat ROWS
+            cells[(base + j) * ROWS + 0u] = s_0;
+            //@end
+        }
+    }
+}
+
+// out = cells[base..] X, or += after each row's factor: the rows of `to` from `row`, a lane four columns.
+fn mix(x: u32, x_rows: Rows, first: u32, quads: u32, base: u32, to_v: bool, to: Rows, row: u32, add: bool,
+       online: bool, done: bool, lane: u32) {
+    for (var block = 0u; block < p.d / 4u; block += LANES) {
+        let i = min(block + lane, p.d / 4u - 1u);
+        let mine = block + lane < p.d / 4u;
+        //@repeat ROWS
+        var s_0 = vec4<f32>(0.0);
+        //@end
+        for (var j = 0u; j < quads; j += 1u) {
+            let token = first + 4u * j;
+            let m_x = load(x, row_at(x_rows, token) + i);
+            let m_y = load(x, row_at(x_rows, token + 1u) + i);
+            let m_z = load(x, row_at(x_rows, token + 2u) + i);
+            let m_w = load(x, row_at(x_rows, token + 3u) + i);
+            //@repeat ROWS
+            let r_0 = cells[(base + j) * ROWS + 0u];
+            s_0 = fma(vec4<f32>(r_0.x), m_x, s_0);
+            s_0 = fma(vec4<f32>(r_0.y), m_y, s_0);
+            s_0 = fma(vec4<f32>(r_0.z), m_z, s_0);
+            s_0 = fma(vec4<f32>(r_0.w), m_w, s_0);
+            //@end
+        }
+        if add {
+            //@repeat ROWS
+            let before_0 = before(to_v, row_at(to, row + 0u) + i);
+            //@end
+            if online {
+                //@repeat ROWS
+                s_0 = fma(vec4<f32>(cells[CHUNK * ROWS + 0u].z), before_0, s_0);
+                //@end
+            } else {
+                //@repeat ROWS
+                s_0 += before_0;
+                //@end
+            }
+        }
+        if done {
+            //@repeat ROWS
+            s_0 = s_0 / cells[CHUNK * ROWS + 0u].y;
+            //@end
+        }
+        if mine {
+            //@repeat ROWS
+            if row + 0u <= to.last {
+                if to_v {
+                    out_v[row_at(to, row + 0u) + i] = s_0;
+                } else {
+                    out[row_at(to, row + 0u) + i] = s_0;
+                }
+            }
+            //@end
+        }
+    }
+}
+
+fn before(to_v: bool, at: u32) -> vec4<f32> {
+    if to_v {
+        return out_v[at];
+    }
+    return out[at];
+}
+
+@compute @workgroup_size(LANES)
+fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let index = group_index(id, groups);
+    let z = index / p.blocks;
+    if z >= p.z {
+        return;
+    }
+    let row = (index % p.blocks) * ROWS;
+    let q_rows = rows_of(p.q, z, p.nq);
+    let k_rows = rows_of(p.k, z, p.nk);
+    let v_rows = rows_of(p.v, z, p.nk);
+    let o_rows = rows_of(p.o, z, p.nq);
+    for (var r = lane; r < ROWS; r += LANES) {
+        cells[CHUNK * ROWS + r] = vec4<f32>(-3.4e38, 0.0, 0.0, 0.0);
+    }
+    for (var chunk = 0u; chunk < p.nk; chunk += 4u * CHUNK) {
+        let n = min(4u * CHUNK, p.nk - chunk);
+        let quads = (n + 3u) / 4u;
+        workgroupBarrier();
+        dots(Q, q_rows, row, K, k_rows, chunk, quads, 0u, lane);
+        workgroupBarrier();
+        // Softmax: a lane a row.
+        for (var r = lane; r < ROWS; r += LANES) {
+            // Keys beyond the last repeat it, so that they do not change the maximum.
+            var tops = vec4<f32>(-3.4e38);
+            for (var j = 0u; j < quads; j += 1u) {
+                tops = max(tops, cells[j * ROWS + r] * p.scale);
+            }
+            let old = cells[CHUNK * ROWS + r];
+            let top = max(max(max(tops.x, tops.y), max(tops.z, tops.w)), old.x);
+            var sum = vec4<f32>(0.0);
+            for (var j = 0u; j < quads; j += 1u) {
+                let within = vec4<u32>(4u * j) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(n);
+                let e = select(vec4<f32>(0.0), exp(cells[j * ROWS + r] * p.scale - top), within);
+                cells[j * ROWS + r] = e;
+                sum += e;
+            }
+            let factor = exp(old.x - top);
+            cells[CHUNK * ROWS + r] = vec4<f32>(top, old.y * factor + (sum.x + sum.y) + (sum.z + sum.w), factor, 0.0);
+        }
+        workgroupBarrier();
+        mix(V, v_rows, chunk, quads, 0u, false, o_rows, row, chunk > 0u, true, chunk + 4u * CHUNK >= p.nk, lane);
+    }
+    for (var r = lane; r < ROWS; r += LANES) {
+        if row + r < p.nq {
+            let at = z * p.nq + row + r;
+            let stats = cells[CHUNK * ROWS + r];
+            var slope = 0.0;
+            // All keys are here: attention.wgsl's entropy needs no products of its own.
+            if HAS_ENTROPY {
+                var h = vec4<f32>(0.0);
+                var s = vec4<f32>(0.0);
+                for (var j = 0u; j < (p.nk + 3u) / 4u; j += 1u) {
+                    let alpha = cells[j * ROWS + r] / stats.y;
+                    let l = log(alpha + TINY);
+                    h += alpha * l;
+                    s += alpha * (l + alpha / (alpha + TINY));
+                }
+                entropies[at] = (h.x + h.y) + (h.z + h.w);
+                slope = (s.x + s.y) + (s.z + s.w);
+            }
+            saved[at] = vec2<f32>(stats.x + log(stats.y), slope);
+        }
+    }
+}
+
+@group(0) @binding(7) var<storage, read> saved_in: array<vec2<f32>>;
+@group(0) @binding(8) var<storage, read> delta_in: array<vec2<f32>>; // [Z Nq]: delta and the entropy's factor
+
+// Of a quad's scores and the gradients of its weights: the weights and the gradients of the scores, in their places.
+// `l` is the log-sum-exp, `delta` and `factor` are row_delta's.
+fn turn(at: u32, at_grad: u32, l: vec4<f32>, delta: vec4<f32>, factor: vec4<f32>, within: vec4<bool>) {
+    let alpha = select(vec4<f32>(0.0), exp(cells[at] * p.scale - l), within);
+    var g = cells[at_grad];
+    if HAS_ENTROPY {
+        g += factor * (log(alpha + TINY) + alpha / (alpha + TINY));
+    }
+    cells[at] = alpha;
+    cells[at_grad] = alpha * (g - delta) * p.scale;
+}
+
+@compute @workgroup_size(LANES)
+fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+              @builtin(local_invocation_index) lane: u32) {
+    let index = group_index(id, groups);
+    let z = index / p.blocks;
+    if z >= p.z {
+        return;
+    }
+    let row = (index % p.blocks) * ROWS;
+    let q_rows = rows_of(p.q, z, p.nq);
+    let k_rows = rows_of(p.k, z, p.nk);
+    let v_rows = rows_of(p.v, z, p.nk);
+    let o_rows = rows_of(p.o, z, p.nq);
+    for (var chunk = 0u; chunk < p.nk; chunk += 4u * HALF) {
+        let n = min(4u * HALF, p.nk - chunk);
+        let quads = (n + 3u) / 4u;
+        workgroupBarrier();
+        dots(Q, q_rows, row, K, k_rows, chunk, quads, 0u, lane);
+        dots(DOUT, o_rows, row, V, v_rows, chunk, quads, HALF, lane);
+        // A lane turns the quads it wrote.
+        for (var j = lane; j < quads; j += LANES) {
+            let within = vec4<u32>(4u * j) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(n);
+            for (var r = 0u; r < ROWS; r += 1u) {
+                let at = z * p.nq + min(row + r, p.nq - 1u);
+                let d = delta_in[at];
+                turn(j * ROWS + r, (HALF + j) * ROWS + r, vec4<f32>(saved_in[at].x), vec4<f32>(d.x),
+                     vec4<f32>(d.y), within);
+            }
+        }
+        workgroupBarrier();
+        let add = chunk > 0u || (p.flags & ADD_Q) != 0u;
+        mix(K, k_rows, chunk, quads, HALF, false, q_rows, row, add, false, false, lane);
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let index = group_index(id, groups);
+    let z = index / p.blocks;
+    if z >= p.z {
+        return;
+    }
+    let row = (index % p.blocks) * ROWS;
+    let q_rows = rows_of(p.q, z, p.nq);
+    let k_rows = rows_of(p.k, z, p.nk);
+    let v_rows = rows_of(p.v, z, p.nk);
+    let o_rows = rows_of(p.o, z, p.nq);
+    let same = (p.flags & SAME_KV) != 0u;
+    for (var chunk = 0u; chunk < p.nq; chunk += 4u * HALF) {
+        let n = min(4u * HALF, p.nq - chunk);
+        let quads = (n + 3u) / 4u;
+        workgroupBarrier();
+        dots(K, k_rows, row, Q, q_rows, chunk, quads, 0u, lane);
+        dots(V, v_rows, row, DOUT, o_rows, chunk, quads, HALF, lane);
+        for (var j = lane; j < quads; j += LANES) {
+            let column = vec4<u32>(4u * j) + vec4<u32>(0u, 1u, 2u, 3u);
+            let at = vec4<u32>(z * p.nq) + min(vec4<u32>(chunk) + column, vec4<u32>(p.nq - 1u));
+            let l = vec4<f32>(saved_in[at.x].x, saved_in[at.y].x, saved_in[at.z].x, saved_in[at.w].x);
+            let delta = vec4<f32>(delta_in[at.x].x, delta_in[at.y].x, delta_in[at.z].x, delta_in[at.w].x);
+            let factor = vec4<f32>(delta_in[at.x].y, delta_in[at.y].y, delta_in[at.z].y, delta_in[at.w].y);
+            for (var r = 0u; r < ROWS; r += 1u) {
+                turn(j * ROWS + r, (HALF + j) * ROWS + r, l, delta, factor, column < vec4<u32>(n));
+            }
+        }
+        workgroupBarrier();
+        let add_v = chunk > 0u || (p.flags & ADD_V) != 0u;
+        let add_k = chunk > 0u || (p.flags & ADD_K) != 0u;
+        if same {
+            mix(DOUT, o_rows, chunk, quads, 0u, false, k_rows, row, add_k, false, false, lane);
+            mix(Q, q_rows, chunk, quads, HALF, false, k_rows, row, true, false, false, lane);
+        } else {
+            mix(DOUT, o_rows, chunk, quads, 0u, true, v_rows, row, add_v, false, false, lane);
+            mix(Q, q_rows, chunk, quads, HALF, false, k_rows, row, add_k, false, false, lane);
+        }
+    }
+}

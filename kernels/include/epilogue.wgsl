@@ -1,0 +1,6 @@
+// What happens to a product before it is stored.
+override EPILOGUE: u32 = 0u;
+const PLAIN: u32 = 0u;     // c = ab + bias, or c += ab
+const RESIDUAL: u32 = 1u;  // c = extra + ab + bias
+const GELU: u32 = 2u;      // extra = ab + bias, c = GELU(extra)
+const GELU_GRAD: u32 = 3u; // c = ab GELU'(extra)
