@@ -11,7 +11,7 @@ use crate::gpu::{Gpu, Target, Variant, all_sources, cache_folder, describe, sour
 use crate::tensor::Launch;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,10 +170,14 @@ fn judge(name: &str, variant: &Variant, kernels: Vec<String>, errors: Option<Res
     }
 }
 
+/// A failed check blames those of its kernels that pass nowhere else, or all if there are none.
 fn by_kernel(checks: &[Check]) -> BTreeMap<String, Verdict> {
+    let passing = checks.iter().filter(|c| c.status == Status::Pass);
+    let passed: HashSet<&String> = passing.flat_map(|c| &c.kernels).collect();
     let mut all: BTreeMap<String, Verdict> = BTreeMap::new();
     for check in checks {
-        for kernel in &check.kernels {
+        let others = check.status == Status::Fail && check.kernels.iter().any(|k| !passed.contains(k));
+        for kernel in check.kernels.iter().filter(|k| !(others && passed.contains(k))) {
             let empty = Verdict { status: Status::Skipped, max_relative_error: None, checks: 0 };
             let verdict = all.entry(kernel.clone()).or_insert(empty);
             verdict.status = match (verdict.status, check.status) {
@@ -240,6 +244,10 @@ mod tests {
         assert_eq!((bad.gradient_error, bad.note.as_deref()), (None, Some("here")));
         let verdict = &by_kernel(&[good, bad])["file::entry"];
         assert_eq!((verdict.status, verdict.checks, verdict.max_relative_error), (Status::Fail, 2, Some(1e-6)));
+        let mut shared = check(1.0, 1.0);
+        shared.kernels.push("file::other".into());
+        let blamed = by_kernel(&[check(0.0, 0.0), shared]);
+        assert_eq!((blamed["file::entry"].status, blamed["file::other"].status), (Status::Pass, Status::Fail));
         let mut error = Error::default();
         error.widen(f64::NAN, 1.0, 1.0, || "x".into());
         assert_eq!(error.relative, f64::INFINITY);
