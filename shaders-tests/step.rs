@@ -24,7 +24,7 @@ impl Golden {
         let text = &metadata.metadata().as_ref().expect("metadata")["config"];
         let mut value: serde_json::Value = serde_json::from_str(text).expect("JSON");
         let tensors = SafeTensors::deserialize(&bytes).expect("a golden");
-        if tensors.names().iter().any(|n| *n == "weight.projector.weight") {
+        if tensors.names().contains(&"weight.projector.weight") {
             value["loss"]["projector"] = true.into();
         }
         let config: Config = serde_json::from_value(value).unwrap_or_else(|e| panic!("{name}: {e}: {text}"));
