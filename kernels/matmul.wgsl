@@ -163,24 +163,30 @@ struct Sum {
 @group(0) @binding(1) var<storage, read> terms: array<f32>;
 @group(0) @binding(2) var<storage, read_write> sums: array<f32>; // [groups, n]
 
-// sums[g, n] = sum over rows, the gradient of a bias: one lane a column.
+// sums[g, n] = sum over rows, the gradient of a bias: four columns a lane.
 @compute @workgroup_size(LANES)
 fn column_sums(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
     let index = group_index(id, groups);
     let g = index / s.blocks;
-    let n = (index % s.blocks) * LANES + lane;
-    if g >= s.groups || n >= s.n {
+    let first = ((index % s.blocks) * LANES + lane) * 4u;
+    if g >= s.groups || first >= s.n {
         return;
     }
-    var sum = 0.0;
-    var at = start_of(s.terms, g) + n;
+    let n = min(vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(s.n - 1u));
+    var sum = vec4<f32>(0.0);
+    var at = vec4<u32>(start_of(s.terms, g)) + n;
     for (var r = 0u; r < s.rows; r += 1u) {
-        sum += terms[at];
+        sum += vec4<f32>(terms[at.x], terms[at.y], terms[at.z], terms[at.w]);
         at += s.terms.row;
     }
+    let to = vec4<u32>(g * s.n) + n;
     if s.accumulate != 0u {
-        sum += sums[g * s.n + n];
+        sum += vec4<f32>(sums[to.x], sums[to.y], sums[to.z], sums[to.w]);
     }
-    sums[g * s.n + n] = sum;
+    // Columns beyond the last repeat it, value and all.
+    sums[to.x] = sum.x;
+    sums[to.y] = sum.y;
+    sums[to.z] = sum.z;
+    sums[to.w] = sum.w;
 }

@@ -1,5 +1,6 @@
 // Pixels to patch rows, patch rows to token sequences, and visible tokens back to full sequences.
-// One lane a value, consecutive lanes consecutive values; bytes 8 a value; no arithmetic to speak of.
+// A workgroup takes a row, its lanes stride over the columns: where a row lies is worked out once. Sums take a lane a
+// value. Bytes 8 a value; no arithmetic to speak of.
 //
 //@include grid
 
@@ -8,7 +9,7 @@ fn element(id: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
 }
 
 struct Patches {
-    total: u32,
+    total: u32, // rows
     kept: u32, // patches kept of an image
     channels: u32,
     size: u32, // image side
@@ -23,24 +24,27 @@ struct Patches {
 @compute @workgroup_size(64)
 fn patches(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = element(id, groups, lane);
-    if i >= q.total {
+    let row = group_index(id, groups);
+    if row >= q.total {
         return;
     }
     let area = q.rho * q.rho;
-    let width = q.channels * area;
-    let row = i / width;
-    let inside = i % width;
-    let channel = inside / area;
     let across = q.size / q.rho;
     let which = keep[row];
-    let y = which / across * q.rho + inside % area / q.rho;
-    let x = which % across * q.rho + inside % q.rho;
-    rows[i] = image[((row / q.kept * q.channels + channel) * q.size + y) * q.size + x];
+    let corner = (which / across * q.size + which % across) * q.rho;
+    for (var i = lane; i < area; i += 64u) {
+        // A division of small numbers, exact in f32 and cheap everywhere.
+        let y = u32((f32(i) + 0.5) / f32(q.rho));
+        let at = corner + y * q.size + i - y * q.rho;
+        for (var channel = 0u; channel < q.channels; channel += 1u) {
+            rows[(row * q.channels + channel) * area + i] =
+                image[(row / q.kept * q.channels + channel) * q.size * q.size + at];
+        }
+    }
 }
 
 struct Sequence {
-    total: u32,
+    total: u32, // rows; values of a sum
     d: u32,
     batch: u32,
     kept: u32,
@@ -60,18 +64,22 @@ struct Sequence {
 @compute @workgroup_size(64)
 fn assemble(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
-    let i = element(id, groups, lane);
-    if i >= p.total {
+    let row = group_index(id, groups);
+    if row >= p.total {
         return;
     }
-    let c = i % p.d;
-    let token = i / p.d % (p.kept + 1u);
-    let b = i / p.d / (p.kept + 1u);
+    let token = row % (p.kept + 1u);
+    let b = row / (p.kept + 1u);
     if token == 0u {
-        sequence[i] = cls[c] + position[c];
+        for (var c = lane; c < p.d; c += 64u) {
+            sequence[row * p.d + c] = cls[c] + position[c];
+        }
     } else {
         let k = b * p.kept + token - 1u;
-        sequence[i] = embedded[k * p.d + c] + position[(kept_index[k] + 1u) * p.d + c];
+        let place_at = (kept_index[k] + 1u) * p.d;
+        for (var c = lane; c < p.d; c += 64u) {
+            sequence[row * p.d + c] = embedded[k * p.d + c] + position[place_at + c];
+        }
     }
 }
 
@@ -81,14 +89,18 @@ fn assemble(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
 @compute @workgroup_size(64)
 fn assemble_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                      @builtin(local_invocation_index) lane: u32) {
-    let i = element(id, groups, lane);
-    if i >= p.total {
+    let row = group_index(id, groups);
+    if row >= p.total {
         return;
     }
-    let k = i / p.d % p.kept;
-    let b = i / p.d / p.kept;
-    let value = dsequence[(b * (p.kept + 1u) + k + 1u) * p.d + i % p.d];
-    dembedded[i] = value + select(0.0, dembedded[i], p.accumulate != 0u);
+    let from_row = row / p.kept * (p.kept + 1u) + row % p.kept + 1u;
+    for (var c = lane; c < p.d; c += 64u) {
+        var value = dsequence[from_row * p.d + c];
+        if p.accumulate != 0u {
+            value += dembedded[row * p.d + c];
+        }
+        dembedded[row * p.d + c] = value;
+    }
 }
 
 @group(0) @binding(2) var<storage, read_write> dcls: array<f32>;
@@ -119,26 +131,30 @@ const HIDDEN: u32 = 0xffffffffu;
 @compute @workgroup_size(64)
 fn scatter(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = element(id, groups, lane);
-    if i >= p.total {
+    let row = group_index(id, groups); // over targets, sequences and tokens
+    if row >= p.total {
         return;
     }
-    let c = i % p.d;
-    let token = i / p.d % (p.patches + 1u);
-    let row = i / p.d / (p.patches + 1u); // over targets and rows
-    let start = row * (p.kept + 1u) * p.d + c;
-    var value = 0.0;
-    if token == 0u {
-        value = visible[start];
-    } else {
-        let from_index = restore[row % p.rows * p.patches + token - 1u];
-        if from_index == HIDDEN {
-            value = mask_token[row / p.rows * p.d + c];
-        } else {
-            value = visible[start + (from_index + 1u) * p.d];
+    let token = row % (p.patches + 1u);
+    let sequence_index = row / (p.patches + 1u);
+    let start = sequence_index * (p.kept + 1u) * p.d;
+    var from_index = 0u;
+    if token > 0u {
+        from_index = restore[sequence_index % p.rows * p.patches + token - 1u];
+        if from_index != HIDDEN {
+            from_index += 1u;
         }
     }
-    full[i] = value + place[token * p.d + c];
+    if from_index == HIDDEN {
+        let from_mask = sequence_index / p.rows * p.d;
+        for (var c = lane; c < p.d; c += 64u) {
+            full[row * p.d + c] = mask_token[from_mask + c] + place[token * p.d + c];
+        }
+    } else {
+        for (var c = lane; c < p.d; c += 64u) {
+            full[row * p.d + c] = visible[start + from_index * p.d + c] + place[token * p.d + c];
+        }
+    }
 }
 
 @group(0) @binding(1) var<storage, read> dfull: array<f32>;
@@ -148,18 +164,24 @@ fn scatter(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 @compute @workgroup_size(64)
 fn scatter_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                     @builtin(local_invocation_index) lane: u32) {
-    let i = element(id, groups, lane);
-    if i >= p.total {
+    let row = group_index(id, groups);
+    if row >= p.total {
         return;
     }
-    let token = i / p.d % (p.kept + 1u);
-    let row = i / p.d / (p.kept + 1u);
+    let token = row % (p.kept + 1u);
+    let sequence_index = row / (p.kept + 1u);
     var at = 0u;
     if token > 0u {
-        at = kept_place[row % p.rows * p.kept + token - 1u] + 1u;
+        at = kept_place[sequence_index % p.rows * p.kept + token - 1u] + 1u;
     }
-    let value = dfull[(row * (p.patches + 1u) + at) * p.d + i % p.d];
-    dvisible[i] = value + select(0.0, dvisible[i], p.accumulate != 0u);
+    let start = (sequence_index * (p.patches + 1u) + at) * p.d;
+    for (var c = lane; c < p.d; c += 64u) {
+        var value = dfull[start + c];
+        if p.accumulate != 0u {
+            value += dvisible[row * p.d + c];
+        }
+        dvisible[row * p.d + c] = value;
+    }
 }
 
 @group(0) @binding(2) var<storage, read> hidden: array<u32>; // restore again
@@ -187,7 +209,7 @@ fn scatter_backward_mask(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_work
 }
 
 struct Table {
-    total: u32,
+    total: u32, // rows; values of a sum
     d: u32,
     experts: u32,
     slots: u32, // per expert
@@ -201,14 +223,16 @@ struct Table {
 @compute @workgroup_size(64)
 fn spread_slots(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
-    let i = element(id, groups, lane);
-    if i >= w.total {
+    let row = group_index(id, groups);
+    if row >= w.total {
         return;
     }
-    let e = i / w.d % w.experts;
-    let j = i / w.d / w.experts % w.slots;
-    let g = i / w.d / w.experts / w.slots / w.batch;
-    spread[i] = table[((g * w.experts + e) * w.slots + j) * w.d + i % w.d];
+    let e = row % w.experts;
+    let j = row / w.experts % w.slots;
+    let g = row / w.experts / w.slots / w.batch;
+    for (var c = lane; c < w.d; c += 64u) {
+        spread[row * w.d + c] = table[((g * w.experts + e) * w.slots + j) * w.d + c];
+    }
 }
 
 @group(0) @binding(1) var<storage, read> dspread: array<f32>;

@@ -6,9 +6,11 @@ use csmoe::ops::{add, scale, sum_scaled};
 
 /// Every shape with this adapter's choice of kernels, every third with the others.
 fn cases(shapes: &[[usize; 4]]) -> impl Iterator<Item = (Target, [usize; 4])> {
-    let own = gpu().target.lanes;
-    targets().into_iter().flat_map(move |t| {
-        let step = if t.tiles && t.lanes != own { 3 } else { 1 };
+    let own = gpu().target.clone();
+    // Fused and unfused are held to one reference, each within its bounds.
+    let unfused = Target { fuse: false, ..own.clone() };
+    targets().into_iter().chain([unfused]).flat_map(move |t| {
+        let step = if t.tiles && t.lanes != own.lanes { 3 } else { 1 };
         shapes.iter().step_by(step).map(move |s| (t.clone(), *s))
     })
 }

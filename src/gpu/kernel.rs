@@ -60,6 +60,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "prepare",
     "reduce",
     "rms_norm",
+    "softmax",
     "tokens",
 ];
 

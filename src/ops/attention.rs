@@ -10,6 +10,8 @@ use anyhow::{Result, bail};
 const ROWS: usize = 16;
 const FORWARD: Kernel = Kernel::new("attention", "forward");
 const ENTROPY: Kernel = Kernel::new("attention", "entropy");
+const SOFTMAX: Kernel = Kernel::new("softmax", "forward");
+const SOFTMAX_BACKWARD: Kernel = Kernel::new("softmax", "backward");
 const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
 const BACKWARD_Q: Kernel = Kernel::new("attention", "backward_q");
 const BACKWARD_KV: Kernel = Kernel::new("attention", "backward_kv");
@@ -202,6 +204,28 @@ pub fn multi_head(t: &mut Tape, qkv: Tensor, heads: usize) -> Result<Tensor> {
     Ok(o)
 }
 
+/// The unfused twin of an attention of plain sequences, its matrix in memory: `q` [z, nq, d], `k`, `v` [z, nk, d] ->
+/// [z, nq, d] and, by row, the sum of `alpha ln(alpha + 1e-8)` [z, nq].
+fn unfused(t: &mut Tape, q: Tensor, k: Tensor, v: Tensor, scale: f32) -> Result<(Tensor, Tensor)> {
+    let scores = super::linear(t, q, k, None, None)?;
+    let [z, nq, nk] = scores.dims("attention: scores")?;
+    let alpha = t.value([z, nq, nk], &[scores]);
+    let entropy = t.value([z, nq], &[scores]);
+    let (rows, groups) = (z * nq, (z * nq).div_ceil(64) as u64);
+    let args = [scores.into(), alpha.into(), entropy.into()];
+    t.launch(SOFTMAX, groups, &args, words![rows, nk, scale, false, false]);
+    t.on_backward(move |t| {
+        let dentropy = t.grad(entropy);
+        let Some(dalpha) = t.grad(alpha) else { return Ok(()) };
+        if let Some(ds) = t.grad_out(scores) {
+            let args = [alpha.into(), dalpha.into(), dentropy.unwrap_or(dalpha).into(), ds.tensor.into()];
+            t.launch(SOFTMAX_BACKWARD, groups, &args, words![rows, nk, scale, ds.accumulate, dentropy.is_some()]);
+        }
+        Ok(())
+    });
+    Ok((super::matmul::mix(t, alpha, v)?, entropy))
+}
+
 /// Soft MoE dispatch (Puigcerver et al. 2024, eq. 1): every slot is a mixture of the tokens, weighted by the softmax
 /// over tokens of `<slot, key> / tau`: `slots` [Z, S, D], `keys` and `tokens` [Z, N, D] -> [Z, S, D], and by slot the
 /// sum over its weights of `alpha ln(alpha + 1e-8)` [Z, S]. `keys` may be `tokens`.
@@ -213,6 +237,9 @@ pub fn dispatch(t: &mut Tape, slots: Tensor, keys: Tensor, tokens: Tensor, tau: 
     let [_, n, _] = tokens.dims("dispatch: tokens")?;
     keys.expect("dispatch: keys", [z, n, d])?;
     tokens.expect("dispatch: tokens", [z, n, d])?;
+    if !t.target.fuse {
+        return unfused(t, slots, keys, tokens, 1.0 / tau);
+    }
     let o = t.value([z, s, d], &[slots, keys, tokens]);
     let entropy = t.value([z, s], &[slots, keys]);
     let size = Size { z, inner: 1, nq: s, nk: n, d, scale: 1.0 / tau };
@@ -231,6 +258,9 @@ pub fn combine(t: &mut Tape, keys: Tensor, slots: Tensor, results: Tensor) -> Re
     let [_, s, _] = slots.dims("combine: slots")?;
     slots.expect("combine: slots", [z, s, d])?;
     results.expect("combine: results", [z, s, d])?;
+    if !t.target.fuse {
+        return Ok(unfused(t, keys, slots, results, 1.0)?.0);
+    }
     let o = t.value([z, n, d], &[keys, slots, results]);
     let size = Size { z, inner: 1, nq: n, nk: s, d, scale: 1.0 };
     let (rows, columns) = (Lie::plain(n, d), Lie::plain(s, d));

@@ -8,19 +8,20 @@ use anyhow::Result;
 const FILL: Kernel = Kernel::new("basic", "fill");
 const SCALE: Kernel = Kernel::new("basic", "scale");
 const ADD: Kernel = Kernel::new("basic", "add");
-const LANES: usize = 64;
+/// Elements a workgroup takes.
+const BLOCK: usize = 2048;
 
 /// Sets every element of `y`.
 pub fn fill(t: &mut Tape, y: Tensor, value: f32) {
     let n = y.elems();
-    t.launch(FILL, n.div_ceil(LANES) as u64, &[y.into()], words![n, value]);
+    t.launch(FILL, n.div_ceil(BLOCK) as u64, &[y.into()], words![n, value]);
 }
 
 /// `out = value * x`, or `out += value * x` where a gradient is there already.
 pub fn scale_into(t: &mut Tape, x: Tensor, value: f32, out: GradOut) {
     let n = x.elems();
     let args = [out.tensor.into(), x.into()];
-    t.launch(SCALE, n.div_ceil(LANES) as u64, &args, words![n, value, out.accumulate]).flops(2.0 * n as f64);
+    t.launch(SCALE, n.div_ceil(BLOCK) as u64, &args, words![n, value, out.accumulate]).flops(2.0 * n as f64);
 }
 
 /// `y = value * x`, any shape.
@@ -48,7 +49,7 @@ pub fn add(t: &mut Tape, a: Tensor, b: Tensor) -> Result<Tensor> {
     let y = t.value(a.shape(), &[a, b]);
     let n = y.elems();
     let args = [y.into(), a.into(), b.into()];
-    t.launch(ADD, n.div_ceil(LANES) as u64, &args, words![n, 1.0f32, false]).flops(n as f64);
+    t.launch(ADD, n.div_ceil(BLOCK) as u64, &args, words![n, 1.0f32, false]).flops(n as f64);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         // b first: a may take over the buffer of dy.

@@ -249,7 +249,7 @@ impl Layer {
         }
         if let Some(db) = b.and_then(|b| t.grad_out(b)) {
             let lanes = t.target.lanes;
-            let blocks = self.n.div_ceil(lanes as usize);
+            let blocks = self.n.div_ceil(4 * lanes as usize);
             for groups in windows(t, g, &[dy]) {
                 let (terms, lie) = self.y(dy).bind(g, &groups);
                 let mut words = words![self.m, self.n, groups.len(), blocks, db.accumulate, 0u32, 0u32, 0u32].to_vec();
@@ -295,6 +295,35 @@ pub fn linear(t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, residual: O
         }
         layer.weight_grads(t, x, w, b, dy);
         pass_residual(t, y, residual)
+    });
+    Ok(y)
+}
+
+/// Mixes rows: `a` [g, m, k], `x` [g, k, n] -> `a x` [g, m, n].
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn mix(t: &mut Tape, a: Tensor, x: Tensor) -> Result<Tensor> {
+    let [groups, m, k] = a.dims("mix: a")?;
+    let [_, _, n] = x.dims("mix: x")?;
+    x.expect("mix: x", [groups, k, n])?;
+    let y = t.value([groups, m, n], &[a, x]);
+    let lie = |tensor: Tensor, rows: usize, cols: usize| Matrix::new(tensor, rows, cols, 1);
+    let plain = |accumulate: bool| Epilogue::Plain { accumulate };
+    let size = Size { groups, m, n, k };
+    product(t, size, lie(a, m, k), lie(x, k, n), None, lie(y, m, n), plain(false));
+    t.on_backward(move |t| {
+        let Some(dy) = t.grad(y) else { return Ok(()) };
+        let dy = lie(dy, m, n);
+        if let Some(da) = t.grad_out(a) {
+            let size = Size { groups, m, n: k, k: n };
+            product(t, size, dy, lie(x, k, n).transposed(), None, lie(da.tensor, m, k), plain(da.accumulate));
+        }
+        if let Some(dx) = t.grad_out(x) {
+            let size = Size { groups, m: k, n, k: m };
+            product(t, size, lie(a, m, k).transposed(), dy, None, lie(dx.tensor, k, n), plain(dx.accumulate));
+        }
+        Ok(())
     });
     Ok(y)
 }

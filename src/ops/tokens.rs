@@ -39,7 +39,7 @@ pub fn patches(t: &mut Tape, image: Tensor, keep: Tensor, patch: usize) -> Resul
     }
     let rows = t.saved([b, k, c * patch * patch]);
     let args = [image.into(), keep.into(), rows.into()];
-    t.launch(PATCHES, groups(rows.elems()), &args, words![rows.elems(), k, c, s, patch]);
+    t.launch(PATCHES, (b * k) as u64, &args, words![b * k, k, c, s, patch]);
     Ok(rows)
 }
 
@@ -57,12 +57,12 @@ pub fn assemble(t: &mut Tape, embedded: Tensor, cls: Tensor, position: Tensor, k
     let y = t.value([b, k + 1, d], &[embedded, cls]);
     let words = move |total: usize, accumulate: bool| words![total, d, b, k, n - 1, accumulate, 1usize, b].to_vec();
     let args = [embedded.into(), cls.into(), position.into(), keep.into(), y.into()];
-    t.launch(ASSEMBLE, groups(y.elems()), &args, &words(y.elems(), false));
+    t.launch(ASSEMBLE, (b * (k + 1)) as u64, &args, &words(b * (k + 1), false));
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(out) = t.grad_out(embedded) {
             let args = [dy.into(), out.tensor.into()];
-            t.launch(ASSEMBLE_BACKWARD, groups(b * k * d), &args, &words(b * k * d, out.accumulate));
+            t.launch(ASSEMBLE_BACKWARD, (b * k) as u64, &args, &words(b * k, out.accumulate));
         }
         if let Some(out) = t.grad_out(cls) {
             let args = [dy.into(), out.tensor.into()];
@@ -96,12 +96,14 @@ pub fn scatter(
     let y = t.value([targets, r, p + 1, d], &[visible, mask_token]);
     let words = move |total: usize, accumulate: bool| words![total, d, r, k, p, accumulate, targets, r].to_vec();
     let args = [visible.into(), mask_token.into(), position.into(), restore.into(), y.into()];
-    t.launch(SCATTER, groups(y.elems()), &args, &words(y.elems(), false));
+    let rows = targets * r * (p + 1);
+    t.launch(SCATTER, rows as u64, &args, &words(rows, false));
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(out) = t.grad_out(visible) {
             let args = [dy.into(), keep.into(), out.tensor.into()];
-            t.launch(SCATTER_BACKWARD, groups(visible.elems()), &args, &words(visible.elems(), out.accumulate));
+            let rows = targets * r * n;
+            t.launch(SCATTER_BACKWARD, rows as u64, &args, &words(rows, out.accumulate));
         }
         if let Some(out) = t.grad_out(mask_token) {
             let args = [dy.into(), restore.into(), out.tensor.into()];
@@ -120,7 +122,8 @@ pub fn spread_slots(t: &mut Tape, table: Tensor, batch: usize) -> Result<Tensor>
     let [g, e, p, d] = table.dims("spread_slots: table")?;
     let y = t.value([g, batch, p, e, d], &[table]);
     let words = move |total: usize, accumulate: bool| words![total, d, e, p, batch, accumulate].to_vec();
-    t.launch(SPREAD_SLOTS, groups(y.elems()), &[table.into(), y.into()], &words(y.elems(), false));
+    let rows = g * batch * p * e;
+    t.launch(SPREAD_SLOTS, rows as u64, &[table.into(), y.into()], &words(rows, false));
     t.on_backward(move |t| {
         if let (Some(dy), Some(out)) = (t.grad(y), t.grad_out(table)) {
             let args = [dy.into(), out.tensor.into()];
