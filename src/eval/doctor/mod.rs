@@ -215,8 +215,9 @@ mod tests {
     #[test]
     fn every_kernel_is_in_the_table() {
         let mut covered = Vec::new();
-        for class in [DeviceClass::Software, DeviceClass::Hardware] {
-            let target = Target::typical(class);
+        let classes = [DeviceClass::Software, DeviceClass::Hardware];
+        for (class, fuse) in classes.into_iter().flat_map(|c| [(c, true), (c, false)]) {
+            let target = Target { fuse, ..Target::typical(class) };
             for case in cases::all() {
                 let launches = case.launches(&target).unwrap_or_else(|e| panic!("{}: {e:#}", case.name));
                 covered.extend(kernels(&launches));
