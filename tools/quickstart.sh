@@ -18,11 +18,11 @@ csmoe pretrain --data $archive --preset csmoe-tiny --out "$run/speed" --steps 6 
 speed=$(tail -n 1 "$run/speed/metrics.jsonl" | sed 's/.*"pairs_per_s":\([0-9.]*\).*/\1/')
 steps=$(awk -v s="$speed" -v b=$batch 'BEGIN { n = int(s * 210 / b); print n < 40 ? 40 : n > 2000 ? 2000 : n }')
 echo "quickstart: $speed pairs/s here: $steps steps of $batch pairs"
-csmoe pretrain --data $archive --preset csmoe-tiny --out "$run/model" --steps "$steps" --batch $batch --lr 5e-4 \
+csmoe pretrain --data $archive --preset csmoe-tiny --out "$run/model" --steps "$steps" --batch $batch --lr 1e-3 \
     --validate-every 0
 csmoe reconstruct --checkpoint "$run/model" --data synth:6:7 --out "$run/reconstructions.png"
-csmoe neighbours --checkpoint "$run/model" --data synth:300:7 --sensor s2 --out "$run/neighbours.png"
-csmoe readout --checkpoint "$run/model" --data synth:400:7 --sensor s2
+csmoe neighbours --checkpoint "$run/model" --data synth:300:7 --sensor s1 --out "$run/neighbours.png"
+csmoe readout --checkpoint "$run/model" --data synth:400:7 --sensor s1
 echo
 echo "weights               $run/model/model.safetensors"
 echo "metrics               $run/model/metrics.jsonl (TensorBoard: --logdir $run/model)"

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod eval;
+mod info;
 mod pretrain;
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "gdal")]
 pub mod annotate;
+pub mod bench;
 pub mod common;
 pub mod devices;
 pub mod doctor;
@@ -34,6 +35,7 @@ struct Cli {
 enum Command {
     #[cfg(feature = "gdal")]
     Annotate(annotate::AnnotateArgs),
+    Bench(bench::BenchArgs),
     Devices(devices::DevicesArgs),
     Doctor(doctor::DoctorArgs),
     Embed(embed::EmbedArgs),
@@ -56,6 +58,7 @@ pub fn main() -> i32 {
     let done = match Cli::parse().command {
         #[cfg(feature = "gdal")]
         Command::Annotate(args) => annotate::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Embed(args) => embed::run(args),

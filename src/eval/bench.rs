@@ -59,11 +59,14 @@ pub fn cpu_seconds() -> f64 {
     }
 }
 
+/// Records a case; what it returns is given a gradient.
+type Record = Box<dyn Fn(&mut Tape) -> Result<Option<Tensor>>>;
+
 /// A thing to time: parameters and what to record. What `record` returns is given a gradient.
 pub struct Case {
     pub name: &'static str,
     params: Params,
-    record: Box<dyn Fn(&mut Tape) -> Result<Option<Tensor>>>,
+    record: Record,
     fill: Option<Fill>,
 }
 

@@ -9,6 +9,7 @@ mod kernel;
 mod pipeline;
 mod report;
 mod target;
+mod variants;
 
 pub use buffer::{download, new_buffer, read_staging, staging_buffer, upload};
 pub use device::{AdapterChoice, Gpu, adapters, cache_folder, describe};
@@ -17,3 +18,4 @@ pub use kernel::{Kernel, all_sources, source};
 pub use pipeline::{Binding, Pipeline};
 pub use report::{AdapterReport, reports};
 pub use target::{DeviceClass, Target};
+pub use variants::Variant;

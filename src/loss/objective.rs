@@ -59,12 +59,10 @@ impl Objective {
             Reconstruction::Mae => Error::Mae,
         };
         t.scope("loss/reconstruction", |t| {
-            for target in 0..2 {
-                for source in 0..2 {
-                    let (pred, hidden) = (predictions[target][source], masks.hidden[source]);
-                    let image = batch.images[target];
-                    let patch = model.config.patch_size;
-                    parts.push(ops::masked_patch_loss(t, pred, image, hidden, patch, error, loss.norm_pix)?);
+            let patch = model.config.patch_size;
+            for (target, (from, image)) in predictions.iter().zip(&batch.images).enumerate() {
+                for (source, (pred, hidden)) in from.iter().zip(&masks.hidden).enumerate() {
+                    parts.push(ops::masked_patch_loss(t, *pred, *image, *hidden, patch, error, loss.norm_pix)?);
                     shares.push((if target == source { target } else { 2 + target }, 1.0));
                 }
             }

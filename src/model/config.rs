@@ -281,17 +281,20 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let ensure = |ok: bool, what: String| if ok { Ok(()) } else { Err(anyhow::anyhow!("config: {what}")) };
         let c = self;
-        ensure(c.patch_size > 0 && c.image_size > 0 && c.image_size % c.patch_size == 0, {
+        ensure(c.patch_size > 0 && c.image_size > 0 && c.image_size.is_multiple_of(c.patch_size), {
             format!("image_size {} is not a multiple of patch_size {}", c.image_size, c.patch_size)
         })?;
-        ensure(c.heads > 0 && c.dim % c.heads == 0, format!("dim {} is not a multiple of heads {}", c.dim, c.heads))?;
-        ensure(c.dim % 16 == 0 && c.dim > 0, format!("dim {} is not a multiple of 16", c.dim))?;
+        ensure(
+            c.heads > 0 && c.dim.is_multiple_of(c.heads),
+            format!("dim {} is not a multiple of heads {}", c.dim, c.heads),
+        )?;
+        ensure(c.dim.is_multiple_of(16) && c.dim > 0, format!("dim {} is not a multiple of 16", c.dim))?;
         let d = c.decoder;
         ensure(
-            d.heads > 0 && d.dim % d.heads == 0,
+            d.heads > 0 && d.dim.is_multiple_of(d.heads),
             format!("decoder dim {} is not a multiple of heads {}", d.dim, d.heads),
         )?;
-        ensure(d.dim % 16 == 0 && d.dim > 0, format!("decoder dim {} is not a multiple of 16", d.dim))?;
+        ensure(d.dim.is_multiple_of(16) && d.dim > 0, format!("decoder dim {} is not a multiple of 16", d.dim))?;
         ensure(c.cross_depth > 0, "cross_depth is 0; both sensors share at least one block".to_string())?;
         ensure(c.mask_ratio > 0.0 && c.kept() > 0 && c.kept() < c.patches(), {
             format!("mask_ratio {} of {} patches leaves {} visible", c.mask_ratio, c.patches(), c.kept())

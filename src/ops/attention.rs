@@ -104,7 +104,9 @@ impl Attend {
 /// `alpha ln(alpha + 1e-8)` over the weights.
 fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy: Option<Tensor>) {
     let Size { z, nq, nk, d, .. } = size;
-    let fours = |l: Lie| l.outer % 4 == 0 && l.inner % 4 == 0 && l.row % 4 == 0 && l.base % 4 == 0;
+    let fours = |l: Lie| {
+        l.outer.is_multiple_of(4) && l.inner.is_multiple_of(4) && l.row.is_multiple_of(4) && l.base.is_multiple_of(4)
+    };
     // The tiled forward sums the entropy too, of rows whose weights it has all at once.
     let tiles = t.target.tiles
         && d % 4 == 0

@@ -120,14 +120,16 @@ enum Lies {
 
 /// How the tiled kernel would best read B; none where the shape is not for it.
 fn tiled(t: &Tape, size: Size, b: Matrix, c: Matrix) -> Option<Lies> {
-    let fours = |m: Matrix, lead: usize| lead % 4 == 0 && m.outer % 4 == 0 && m.inner_stride % 4 == 0;
-    if !t.target.tiles || size.n % 4 != 0 || !fours(c, c.row) {
+    let fours = |m: Matrix, lead: usize| {
+        lead.is_multiple_of(4) && m.outer.is_multiple_of(4) && m.inner_stride.is_multiple_of(4)
+    };
+    if !t.target.tiles || !size.n.is_multiple_of(4) || !fours(c, c.row) {
         return None;
     }
     Some(match (b.row, b.col) {
         _ if size.m >= PACK_ROWS => Lies::Packed,
         (row, 1) if fours(b, row) => Lies::ByRows,
-        (1, col) if fours(b, col) && size.k % 4 == 0 => Lies::ByColumns,
+        (1, col) if fours(b, col) && size.k.is_multiple_of(4) => Lies::ByColumns,
         _ => Lies::Packed,
     })
 }

@@ -258,7 +258,7 @@ fn cross(a: &[u32], b: &[u32], one: &mut Vec<u32>, two: &mut Vec<u32>, rng: &mut
     let mut coins = 1u64;
     while i < a.len() || j < b.len() {
         if coins == 1 {
-            coins = rng.next() | 1 << 63;
+            coins = rng.next_u64() | 1 << 63;
         }
         let x = if i < a.len() { a[i] } else { u32::MAX };
         let y = if j < b.len() { b[j] } else { u32::MAX };

@@ -27,7 +27,7 @@ impl Rng {
 
     /// 64 random bits.
     #[inline]
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         let s = &mut self.s;
         let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
         let t = s[1] << 17;
@@ -43,11 +43,11 @@ impl Rng {
     /// Uniform in [0, n), n > 0, without bias (Lemire 2019).
     #[inline]
     pub fn below(&mut self, n: u32) -> u32 {
-        let mut product = u64::from(self.next() as u32) * u64::from(n);
+        let mut product = u64::from(self.next_u64() as u32) * u64::from(n);
         if (product as u32) < n {
             let reject = n.wrapping_neg() % n;
             while (product as u32) < reject {
-                product = u64::from(self.next() as u32) * u64::from(n);
+                product = u64::from(self.next_u64() as u32) * u64::from(n);
             }
         }
         (product >> 32) as u32
@@ -56,7 +56,7 @@ impl Rng {
     /// Uniform in (0, 1].
     #[inline]
     pub fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 * (1.0 / 9_007_199_254_740_992.0)
+        ((self.next_u64() >> 11) + 1) as f64 * (1.0 / 9_007_199_254_740_992.0)
     }
 
     /// `k` different numbers of 0..n, ascending (Floyd's algorithm).
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn streams_differ_and_repeat() {
-        let first = |seed, u, v, k| Rng::new(seed, u, v, k).next();
+        let first = |seed, u, v, k| Rng::new(seed, u, v, k).next_u64();
         let all = [first(1, 2, 3, 0), first(1, 3, 2, 0), first(2, 2, 3, 0), first(1, 2, 3, 1), first(1, -2, 3, 0)];
         assert!((0..5).all(|i| (0..i).all(|j| all[i] != all[j])));
         assert_eq!(first(1, 2, 3, 0), all[0]);

@@ -168,8 +168,11 @@ fn row_sum<S>(x: &[f64], y: &[f64], z: &[f64], w: &[f64], i: usize) -> f64 {
 }
 }
 
+/// A row's name, and its text for one set.
+type StatsRow = (&'static str, fn(&SetStats) -> String);
+
 impl Comparison {
-    const ROWS: [(&'static str, fn(&SetStats) -> String); 9] = [
+    const ROWS: [StatsRow; 9] = [
         ("tiles", |s| s.tiles.to_string()),
         ("strata (counted)", |s| format!("{} ({})", s.strata, s.strata_counted)),
         ("tiles per stratum", |s| format!("{:.0} +- {:.0}", s.tiles_per_stratum_mean, s.tiles_per_stratum_std)),

@@ -173,6 +173,9 @@ impl Params {
     }
 }
 
+/// A piece read back: name, shape, values.
+pub type Piece = (String, Vec<usize>, Vec<f32>);
+
 /// The parameters on a device, shared by every program that uses them.
 pub struct ParamStore {
     pub params: Params,
@@ -258,7 +261,7 @@ impl ParamStore {
     ///
     /// # Errors
     /// A lost device.
-    pub fn read_named(&self, gpu: &Gpu, kind: Kind) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    pub fn read_named(&self, gpu: &Gpu, kind: Kind) -> Result<Vec<Piece>> {
         let chunks = self.read_chunks(gpu, kind)?;
         let pieces = self.params.pieces();
         Ok(pieces

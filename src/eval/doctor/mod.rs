@@ -7,11 +7,11 @@ mod update;
 pub use measure::{Effort, Error, Errors, In, Recorded, normal};
 
 use crate::data::export::write_atomic;
-use crate::gpu::{DeviceClass, Gpu, Target, all_sources, cache_folder, describe, source};
+use crate::gpu::{Gpu, Target, Variant, all_sources, cache_folder, describe, source};
 use crate::tensor::Launch;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,37 +66,18 @@ impl Diagnosis {
     }
 }
 
-/// A way to record programs for an adapter, and the errors it may have.
-struct Variant {
-    name: &'static str,
-    target: Target,
-    /// What the adapter lacks for it.
-    lacks: Option<String>,
-    value_bound: f64,
-    gradient_bound: f64,
-}
+/// Largest errors of a check in f32.
+const VALUE_BOUND: f64 = 1e-5;
+const GRADIENT_BOUND: f64 = 1e-4;
 
-/// What the adapter's own target chooses comes first, then what it could be told to.
-fn variants(gpu: &Gpu) -> Vec<Variant> {
-    let own = &gpu.target;
-    let most = gpu.limits.max_compute_invocations_per_workgroup;
-    let class = |class, lanes| Target { class, lanes, ..own.clone() };
-    [
-        ("chosen", own.clone()),
-        ("software", class(DeviceClass::Software, 8)),
-        ("hardware", class(DeviceClass::Hardware, 64)),
-        ("unfused", Target { fuse: !own.fuse, ..own.clone() }),
-        // Parameters and groups split over several bindings.
-        ("small bindings", Target { max_binding: 16 << 10, ..own.clone() }),
-    ]
-    .map(|(name, target)| Variant {
-        lacks: (target.lanes > most).then(|| format!("workgroups of {} invocations", target.lanes)),
-        name,
-        target,
-        value_bound: 1e-5,
-        gradient_bound: 1e-4,
-    })
-    .into()
+/// The adapter's variants and one more, whose bindings are so small that groups and parameters are split over several.
+fn variants(gpu: &Gpu, splits: bool) -> Vec<Variant> {
+    let mut all = gpu.variants();
+    if splits {
+        let target = Target { max_binding: 16 << 10, ..gpu.target.clone() };
+        all.push(Variant { name: "small bindings", target, lacks: None });
+    }
+    all
 }
 
 /// What tells two recordings apart.
@@ -122,10 +103,9 @@ pub fn diagnose(gpu: &Gpu, fresh: bool, mut observe: impl FnMut(&Check)) -> Resu
         return Ok(found);
     }
     let mut checks = Vec::new();
-    let variants = variants(gpu);
     for case in cases::all() {
         let mut seen = Vec::new();
-        for variant in &variants {
+        for variant in &variants(gpu, case.splits) {
             let check = match case.launches(&variant.target) {
                 Ok(launches) => {
                     let signature = signature(&launches);
@@ -167,14 +147,16 @@ fn judge(name: &str, variant: &Variant, kernels: Vec<String>, errors: Option<Res
         None => (Status::Skipped, None, None, variant.lacks.as_ref().map(|l| format!("the adapter lacks {l}"))),
         Some(Err(e)) => (Status::Fail, None, None, Some(format!("{e:#}"))),
         Some(Ok(Errors { value, gradient })) => {
-            let (a, b) = (value.relative <= variant.value_bound, gradient.relative <= variant.gradient_bound);
+            // An op without gradients leaves no trace of one.
+            let compared = !gradient.at.is_empty();
+            let (a, b) = (value.relative <= VALUE_BOUND, gradient.relative <= GRADIENT_BOUND);
             let note = match (a, b) {
                 (true, true) => None,
                 (false, _) => Some(value.at),
                 (true, false) => Some(gradient.at),
             };
             let status = if a && b { Status::Pass } else { Status::Fail };
-            (status, finite(value.relative), finite(gradient.relative), note)
+            (status, finite(value.relative), finite(gradient.relative).filter(|_| compared), note)
         }
     };
     Check {
@@ -188,10 +170,14 @@ fn judge(name: &str, variant: &Variant, kernels: Vec<String>, errors: Option<Res
     }
 }
 
+/// A failed check blames those of its kernels that pass nowhere else, or all if there are none.
 fn by_kernel(checks: &[Check]) -> BTreeMap<String, Verdict> {
+    let passing = checks.iter().filter(|c| c.status == Status::Pass);
+    let passed: HashSet<&String> = passing.flat_map(|c| &c.kernels).collect();
     let mut all: BTreeMap<String, Verdict> = BTreeMap::new();
     for check in checks {
-        for kernel in &check.kernels {
+        let others = check.status == Status::Fail && check.kernels.iter().any(|k| !passed.contains(k));
+        for kernel in check.kernels.iter().filter(|k| !(others && passed.contains(k))) {
             let empty = Verdict { status: Status::Skipped, max_relative_error: None, checks: 0 };
             let verdict = all.entry(kernel.clone()).or_insert(empty);
             verdict.status = match (verdict.status, check.status) {
@@ -223,14 +209,15 @@ fn read(file: &PathBuf) -> Option<Diagnosis> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::DeviceClass;
 
     /// No kernel escapes: every entry point of every file is launched by a check.
     #[test]
     fn every_kernel_is_in_the_table() {
         let mut covered = Vec::new();
-        for class in [DeviceClass::Software, DeviceClass::Hardware] {
-            let lanes = if class == DeviceClass::Software { 8 } else { 64 };
-            let target = Target { class, lanes, ..Target::default() };
+        let classes = [DeviceClass::Software, DeviceClass::Hardware];
+        for (class, fuse) in classes.into_iter().flat_map(|c| [(c, true), (c, false)]) {
+            let target = Target { fuse, ..Target::typical(class) };
             for case in cases::all() {
                 let launches = case.launches(&target).unwrap_or_else(|e| panic!("{}: {e:#}", case.name));
                 covered.extend(kernels(&launches));
@@ -247,8 +234,7 @@ mod tests {
 
     #[test]
     fn errors_are_judged() {
-        let variant =
-            Variant { name: "chosen", target: Target::default(), lacks: None, value_bound: 1e-5, gradient_bound: 1e-4 };
+        let variant = Variant { name: "chosen", target: Target::default(), lacks: None };
         let check = |value: f64, gradient: f64| {
             let error = |relative| Error { relative, at: "here".into() };
             let errors = Errors { value: error(value), gradient: error(gradient) };
@@ -259,6 +245,10 @@ mod tests {
         assert_eq!((bad.gradient_error, bad.note.as_deref()), (None, Some("here")));
         let verdict = &by_kernel(&[good, bad])["file::entry"];
         assert_eq!((verdict.status, verdict.checks, verdict.max_relative_error), (Status::Fail, 2, Some(1e-6)));
+        let mut shared = check(1.0, 1.0);
+        shared.kernels.push("file::other".into());
+        let blamed = by_kernel(&[check(0.0, 0.0), shared]);
+        assert_eq!((blamed["file::entry"].status, blamed["file::other"].status), (Status::Pass, Status::Fail));
         let mut error = Error::default();
         error.widen(f64::NAN, 1.0, 1.0, || "x".into());
         assert_eq!(error.relative, f64::INFINITY);

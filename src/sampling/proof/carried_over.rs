@@ -58,7 +58,7 @@ fn edit(genes: &mut Vec<u32>, total: u32, rng: &mut Rng) {
         }
     }
     for _ in 0..rng.below(most + 1) {
-        if let Err(at) = genes.binary_search(&rng.below(total)).map_err(|at| at) {
+        if let Err(at) = genes.binary_search(&rng.below(total)) {
             let low = if at == 0 { 0 } else { genes[at - 1] + 1 };
             let high = genes.get(at).copied().unwrap_or(total);
             if low < high {

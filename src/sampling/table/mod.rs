@@ -215,7 +215,7 @@ impl Coordinates {
 pub enum Writer {
     #[cfg(feature = "parquet")]
     Parquet(Box<parquet_file::Writer>),
-    Csv(csv_file::Writer),
+    Csv(Box<csv_file::Writer>),
     GeoJson(geojson_file::Writer),
 }
 
@@ -224,7 +224,7 @@ impl Writer {
     pub fn create(path: &Path, fields: Vec<Field>) -> Result<Writer> {
         writable(path)?;
         match extension(path).as_str() {
-            "csv" => Ok(Writer::Csv(csv_file::Writer::create(path, fields)?)),
+            "csv" => Ok(Writer::Csv(Box::new(csv_file::Writer::create(path, fields)?))),
             "geojson" | "json" => Ok(Writer::GeoJson(geojson_file::Writer::create(path, fields)?)),
             #[cfg(feature = "parquet")]
             _ => Ok(Writer::Parquet(Box::new(parquet_file::Writer::create(path, fields)?))),
