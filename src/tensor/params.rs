@@ -1,6 +1,6 @@
 //! Parameters: names, shapes, initialisation, and where each lives. A checkpoint is a walk over them.
 //!
-//! A parameter is a *stack* of equally shaped named tensors, so that the experts of a layer, or the same layer of
+//! A parameter is a *stack* of equally shaped named tensors, so that many equal layers, or the same layer of
 //! two encoders, are one buffer that one grouped launch reads; on disk each piece keeps its own name.
 
 use super::{Rng, Shape};
@@ -147,7 +147,7 @@ impl Params {
         (p.chunk, p.offset, p.elems())
     }
 
-    /// Initial values of every chunk. Each piece draws from its own stream, so that a model of one sensor starts
+    /// Initial values of every chunk. Each piece draws from its own stream, so that a part of a model starts
     /// as its half of the model of both.
     pub fn initial(&self, seed: u64) -> Vec<Vec<f32>> {
         let mut chunks: Vec<Vec<f32>> = self.chunks.iter().map(|n| vec![0.0; *n]).collect();
