@@ -147,8 +147,8 @@ impl Params {
         (p.chunk, p.offset, p.elems())
     }
 
-    /// Initial values of every chunk. Each piece draws from its own stream, so that a part of a model starts
-    /// as its half of the model of both.
+    /// Initial values of every chunk. Each piece draws from its own stream, so that a part of a model starts as it
+    /// does inside the whole.
     pub fn initial(&self, seed: u64) -> Vec<Vec<f32>> {
         let mut chunks: Vec<Vec<f32>> = self.chunks.iter().map(|n| vec![0.0; *n]).collect();
         for p in &self.entries {
