@@ -15,8 +15,9 @@ rm -rf "$run"
 # How fast is this machine? Six steps tell how many fit into three and a half minutes.
 csmoe pretrain --data $archive --preset csmoe-tiny --out "$run/speed" --steps 6 --batch $batch --validate-every 0 \
     --checkpoint-every 0 >/dev/null
-speed=$(tail -n 1 "$run/speed/metrics.jsonl" | sed 's/.*"pairs_per_s":\([0-9.]*\).*/\1/')
-steps=$(awk -v s="$speed" -v b=$batch 'BEGIN { n = int(s * 210 / b); print n < 40 ? 40 : n > 2000 ? 2000 : n }')
+speed=$(tail -n 1 "$run/speed/metrics.jsonl" | sed 's/.*"pairs_per_s":\([0-9]*\).*/\1/')
+steps=$((speed * 210 / batch))
+if [ $steps -lt 40 ]; then steps=40; elif [ $steps -gt 2000 ]; then steps=2000; fi
 echo "quickstart: $speed pairs/s here: $steps steps of $batch pairs"
 csmoe pretrain --data $archive --preset csmoe-tiny --out "$run/model" --steps "$steps" --batch $batch --lr 1e-3 \
     --validate-every 0

@@ -29,6 +29,9 @@ fi
 
 # A render node or an NVIDIA device is a GPU; otherwise llvmpipe does the work, and a new one does it far faster.
 if [ -z "${CSMOE_RUNNER:-}" ] && ! ls /dev/dri/renderD* /dev/nvidia0 >/dev/null 2>&1; then
-    tools/software-gpu.sh install >&2
-    eval "$(tools/software-gpu.sh env)"
+    if tools/software-gpu.sh install >&2; then
+        eval "$(tools/software-gpu.sh env)"
+    else
+        echo "setup: going on with this system's own software GPU, which is several times slower" >&2
+    fi
 fi
