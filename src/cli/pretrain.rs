@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Pretrain a model on pairs of Sentinel-1 and Sentinel-2 tiles
 #[derive(Debug, clap::Args)]
 pub struct PretrainArgs {
-    /// Folder of co-registered S1/S2 GeoTIFFs, or synth:PAIRS[:SEED]
-    #[arg(long, value_name = "DIR|synth:PAIRS[:SEED]", required_unless_present = "resume")]
+    /// Patch store, folder of co-registered S1/S2 GeoTIFFs, or synth:PAIRS[:SEED]
+    #[arg(long, value_name = "STORE|DIR|synth:PAIRS[:SEED]", required_unless_present = "resume")]
     data: Option<String>,
     /// Model: csmoe-14, -16, -28, -32, -small, -tiny, csmae, csmae-sesd, -cecd, -cesd [default: csmoe-tiny]
     #[arg(long)]
@@ -70,8 +70,8 @@ pub struct PretrainArgs {
     /// No random flips
     #[arg(long)]
     no_flips: bool,
-    /// Band statistics: the published ones, or measured on the training part
-    #[arg(long, value_parser = ["published", "data"], default_value = "published")]
+    /// Band statistics: the store's own (else the published ones), the published ones, or measured on the training part
+    #[arg(long, value_parser = ["auto", "published", "data"], default_value = "auto")]
     stats: String,
     /// Go on from the newest checkpoint of RUN; settings are those it was started with
     #[arg(long)]
@@ -115,8 +115,14 @@ pub fn run(args: PretrainArgs) -> Result<()> {
     let source: Arc<dyn PairSource> = crate::data::open(&resolved.train.data, resolved.train.tile_px)?.into();
     eprintln!("csmoe: {}", source.describe());
     if saved.is_none() {
-        if args.stats == "data" {
-            measure(&source, &mut resolved)?;
+        match args.stats.as_str() {
+            "data" => measure(&source, &mut resolved)?,
+            "auto" => {
+                if let Some(own) = crate::data::own_statistics(&resolved.train.data)? {
+                    resolved.model.sensors = own;
+                }
+            }
+            _ => {}
         }
         resolved.train.batch = batch(&gpu, &args, &resolved, source.tile_px())?;
         std::fs::create_dir_all(&args.out).with_context(|| format!("{} cannot be made", args.out.display()))?;

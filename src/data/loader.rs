@@ -266,14 +266,14 @@ fn work(source: &dyn PairSource, queue: &Mutex<Receiver<Job>>) {
 
 fn read(source: &dyn PairSource, start: Cursor, pairs: &[u32], flips: Vec<u8>) -> Result<Batch> {
     let plane = source.tile_px() * source.tile_px();
-    let room = |sensor: Sensor| Vec::with_capacity(pairs.len() * sensor.channels() * plane);
+    let room = |sensor: Sensor| vec![0.0; pairs.len() * sensor.channels() * plane];
     let mut batch = Batch { s1: room(Sensor::S1), s2: room(Sensor::S2), ids: vec![], labels: vec![], flips, start };
-    for index in pairs {
-        let pair = source.pair(*index as usize)?;
-        batch.s1.extend_from_slice(&pair.s1);
-        batch.s2.extend_from_slice(&pair.s2);
-        batch.ids.push(pair.id);
-        batch.labels.push(pair.label);
+    let one = |sensor: Sensor| sensor.channels() * plane;
+    let places = batch.s1.chunks_exact_mut(one(Sensor::S1)).zip(batch.s2.chunks_exact_mut(one(Sensor::S2)));
+    for (index, (s1, s2)) in pairs.iter().zip(places) {
+        let placed = source.fill(*index as usize, s1, s2)?;
+        batch.ids.push(placed.id);
+        batch.labels.push(placed.label);
     }
     Ok(batch)
 }

@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod nearest;
 pub mod neighbours;
 pub mod pairs;
+pub mod place;
 #[cfg(feature = "gdal")]
 pub mod raster;
 pub mod rng;
@@ -24,8 +25,9 @@ pub mod sample;
 pub mod site_table;
 pub mod stats;
 pub mod strata;
-pub mod table;
 pub mod utm;
+
+pub use crate::data::table;
 
 #[cfg(test)]
 mod proof;

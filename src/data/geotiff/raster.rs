@@ -378,7 +378,7 @@ fn mean(path: &Path, dataset: &Dataset, index: usize) -> Result<f64> {
 }
 
 /// Affine transform and coordinate system, as far as the file has them.
-fn georeference(dataset: &Dataset) -> (Option<[f64; 6]>, String) {
+pub fn georeference(dataset: &Dataset) -> (Option<[f64; 6]>, String) {
     // GDAL's stand-in for "none".
     const NONE: [f64; 6] = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
     let transform = dataset.geo_transform().ok().filter(|t| *t != NONE);

@@ -3,6 +3,8 @@
 //! Both sensors see the same mixture of surfaces and the same relief, so each can be predicted from the other up to speckle.
 
 mod land;
+#[cfg(all(feature = "gdal", feature = "parquet"))]
+pub mod layouts;
 mod spectra;
 
 use std::collections::BTreeMap;
