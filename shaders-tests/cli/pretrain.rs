@@ -9,10 +9,10 @@ fn metrics(run: &Path) -> Vec<Value> {
     text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
 }
 
-/// Every number of a log but the speed.
+/// Every number of a log but the speeds.
 fn numbers(run: &Path) -> Vec<String> {
     let strip = |mut v: Value| {
-        v.as_object_mut().expect("an object").remove("pairs_per_s");
+        v.as_object_mut().expect("an object").retain(|name, _| name != "pairs_per_s" && name != "gpu_share");
         v.to_string()
     };
     metrics(run).into_iter().map(strip).collect()

@@ -144,12 +144,14 @@ pub fn run(args: PretrainArgs) -> Result<()> {
             .collect();
         let report = json!({
             "run": args.out, "steps": outcome.steps, "interrupted": outcome.interrupted, "losses": losses,
-            "parameters": model.params.count(), "adapter": gpu.info.name,
+            "pairs_per_s": watch.speed[0], "gpu_share": watch.speed[1], "parameters": model.params.count(), "adapter": gpu.info.name,
         });
         println!("{report}");
     } else {
         watch.print();
-        println!("{} steps; weights in {}", outcome.steps, args.out.join("model.safetensors").display());
+        let [pairs, share] = watch.speed;
+        println!("{} steps; {pairs:.1} pairs/s, {:.1} % of the time on the GPU", outcome.steps, 100.0 * share);
+        println!("weights in {}", args.out.join("model.safetensors").display());
     }
     if outcome.interrupted {
         eprintln!("csmoe: stopped after step {}; --resume goes on", outcome.steps);
@@ -276,6 +278,8 @@ struct Watch {
     /// Means over the first and the last steps, by name.
     first: Vec<(String, f64)>,
     last: Vec<(String, f64)>,
+    /// Pairs a second and the GPU's share, means of all steps but the first, which compiles.
+    speed: [f64; 2],
     seen: u64,
 }
 
@@ -299,6 +303,7 @@ impl Watch {
             stop,
             first: Vec::new(),
             last: Vec::new(),
+            speed: [0.0; 2],
             seen: 0,
         })
     }
@@ -339,6 +344,9 @@ impl Observer for Watch {
         let numbers: Vec<(String, f64)> =
             record.numbers().into_iter().filter(|(n, _)| n.starts_with("loss.")).collect();
         self.seen += 1;
+        let steps = self.seen.saturating_sub(1).max(1) as f64;
+        let now = [record.pairs_per_s, record.gpu_share];
+        self.speed.iter_mut().zip(now).for_each(|(mean, x)| *mean += (x - *mean) / steps);
         if self.seen == 1 {
             self.first = numbers.clone();
             self.last = numbers.clone();

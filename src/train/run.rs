@@ -153,6 +153,7 @@ impl Pretrain<'_> {
                 lr: hyper.lr,
                 grad_norm: update.grad_norm,
                 pairs_per_s: (settings.batch * settings.accumulate) as f64 / seconds,
+                gpu_share: update.gpu_s / seconds,
                 skipped: update.skipped,
                 validation,
             };
@@ -162,7 +163,7 @@ impl Pretrain<'_> {
             if state.skipped >= MOST_SKIPPED {
                 bail!(
                     "{MOST_SKIPPED} steps in a row gave values that are not finite (loss {}); the last checkpoint is \
-                     unharmed: try a smaller --lr, or look for bad pixels with csmoe inspect",
+                     unharmed: try a smaller --lr",
                     terms.total()
                 );
             }
