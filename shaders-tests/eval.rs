@@ -1,6 +1,6 @@
 //! Embeddings, read-outs, reconstructions and the verified step, through the GPU.
 
-use crate::harness::gpu;
+use crate::harness::{gpu, micro};
 use csmoe::data::synth::Synth;
 use csmoe::data::{Half, Image, ImageSource, Report, Sensor};
 use csmoe::eval::{Embedder, Encoder, Neighbours, Strategy, readout, reconstruct, reconstruction_sheet, verify_step};
@@ -10,22 +10,8 @@ use csmoe::tensor::ParamStore;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Tiles are resized to the model's 24 pixels.
 const PX: usize = 20;
-
-/// 24 pixels in 9 patches, so that 20-pixel tiles are resized.
-fn micro() -> Config {
-    let mut config = Config::preset("csmoe-tiny").expect("a preset");
-    config.image_size = 24;
-    config.patch_size = 8;
-    config.dim = 32;
-    config.heads = 2;
-    config.sensor_depth = 1;
-    config.experts = 2;
-    config.decoder.dim = 16;
-    config.decoder.depth = 1;
-    config.decoder.heads = 2;
-    config
-}
 
 /// A run folder with random weights.
 fn run_folder(config: &Config, folder: &Path) {

@@ -3,6 +3,7 @@
 use csmoe::eval::doctor::{Effort, Error, Recorded};
 pub use csmoe::eval::doctor::{In, normal};
 use csmoe::gpu::{AdapterChoice, Gpu, Target};
+use csmoe::model::Config;
 use csmoe::tensor::{Tape, Tensor};
 use std::sync::OnceLock;
 
@@ -13,6 +14,15 @@ pub fn gpu() -> &'static Gpu {
         Ok(gpu) => gpu,
         Err(e) => panic!("{e}"),
     })
+}
+
+/// A model of 24 pixels in 9 patches, the smallest that has every part.
+pub fn micro() -> Config {
+    let mut config = Config::preset("csmoe-tiny").expect("a preset");
+    (config.image_size, config.patch_size, config.dim, config.heads) = (24, 8, 32, 2);
+    (config.sensor_depth, config.experts) = (1, 2);
+    (config.decoder.dim, config.decoder.depth, config.decoder.heads) = (16, 1, 2);
+    config
 }
 
 /// Error bounds, relative to the largest magnitude of what is compared.

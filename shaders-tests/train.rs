@@ -1,17 +1,8 @@
-use crate::harness::gpu;
+use crate::harness::{gpu, micro};
 use csmoe::data::synth::Synth;
-use csmoe::model::{Config, Csmoe};
+use csmoe::model::Csmoe;
 use csmoe::train::{Observer, Pretrain, Record, Report, Settings, Span};
 use std::sync::Arc;
-
-/// 24 pixels in 9 patches.
-fn micro() -> Config {
-    let mut config = Config::preset("csmoe-tiny").expect("a preset");
-    (config.image_size, config.patch_size, config.dim, config.heads) = (24, 8, 32, 2);
-    (config.sensor_depth, config.experts) = (1, 2);
-    (config.decoder.dim, config.decoder.depth, config.decoder.heads) = (16, 1, 2);
-    config
-}
 
 /// Device memory after each step.
 #[derive(Default)]

@@ -254,7 +254,7 @@ impl Tape {
         for (launch, room) in self.launches.iter().zip(bytes.chunks_mut(stride)) {
             let data: &[u8] = bytemuck::cast_slice(&launch.words);
             if data.len() > stride {
-                bail!("{} parameter words are more than {stride} bytes", launch.words.len());
+                bail!("{}: {} words are more than {stride} bytes", launch.kernel.entry, launch.words.len());
             }
             room[..data.len()].copy_from_slice(data);
         }
