@@ -17,3 +17,4 @@ mod prepare;
 mod reduce;
 mod step;
 mod tokens;
+mod train;

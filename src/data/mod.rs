@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cache::Cached;
 pub use geo::Geo;
-pub use loader::{Batch, Cursor, Loader, LoaderConfig};
+pub use loader::{Batch, Cursor, Loader, LoaderConfig, Sampling};
 pub use normalisation::{BandStats, Normalisation};
 pub use split::{Part, Split};
 

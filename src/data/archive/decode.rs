@@ -1,12 +1,12 @@
 //! One band out of a GeoTIFF, in a file or in memory.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use gdal::raster::GdalDataType;
 use gdal::vsi::{create_mem_file, unlink_mem_file};
 
 use super::super::geotiff::raster::{georeference, open, unreadable};
+use super::super::geotiff::write::in_memory;
 use super::super::{Error, Geo, Result};
 use super::Band;
 
@@ -20,9 +20,7 @@ pub fn file(path: &Path, name: &str, zero_is_missing: bool) -> Result<Band> {
 
 /// The same from a GeoTIFF's bytes; `from` names their place in errors.
 pub fn bytes(data: Vec<u8>, name: &str, zero_is_missing: bool, from: &str) -> Result<Band> {
-    // GDAL's files in memory are shared by all threads: every call needs a name of its own.
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let path = format!("/vsimem/csmoe-{}.tif", NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = in_memory();
     let failed = |e| unreadable(Path::new(from), e);
     create_mem_file(&path, data).map_err(failed)?;
     let decoded = band(Path::new(&path), name, zero_is_missing, from);

@@ -358,7 +358,7 @@ fn names(
         (Sensor::S2, 13) => assumed(&L1C, "the 13 of L1C, B8A after B08"),
         _ => {
             let expected = if sensor == Sensor::S1 { "2 (VV, VH)" } else { "10, 12 or 13" };
-            let remedy = format!("write band names as band descriptions, or say --{sensor}-bands");
+            let remedy = "write the bands' names (B02 ..., VV, VH) as band descriptions";
             Err(Error::new(
                 path.display(),
                 format!("{count} bands without names, {expected} expected for {label}"),

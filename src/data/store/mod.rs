@@ -250,6 +250,12 @@ impl Store {
         Ok(Some(read))
     }
 
+    /// Reads patch `index` and checks its bytes, no more.
+    pub fn check(&self, index: usize) -> Result<()> {
+        let (shard, at) = self.locate(index)?;
+        shard.fill(at, None, None)
+    }
+
     /// Every shard's own account.
     pub fn records(&self) -> Result<Vec<&Record>> {
         (0..self.shards()).map(|s| self.shard(s).map(Shard::record)).collect()

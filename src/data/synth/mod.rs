@@ -63,6 +63,11 @@ impl Synth {
         self.subject(index).1.name
     }
 
+    /// Where the pairs lie.
+    pub fn places(&self) -> impl Iterator<Item = Geo> {
+        (0..self.pairs).map(|index| self.place(index, self.subject(index).1))
+    }
+
     /// Class and climate: every block of 40 consecutive pairs holds each combination once, in an order of its own.
     fn subject(&self, index: usize) -> (u8, &'static Climate) {
         let block = CLASSES.len() * CLIMATES.len();
@@ -125,6 +130,9 @@ impl PairSource for Synth {
     }
     fn describe(&self) -> &Report {
         &self.report
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        Some(u32::from(self.subject(index).0))
     }
     fn pair(&self, index: usize) -> Result<Pair> {
         let (class, climate) = self.subject(index);
