@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use gdal::raster::GdalDataType;
 use gdal::vsi::{create_mem_file, unlink_mem_file};
 
-use super::super::geotiff::raster::{georeference, open, unreadable};
+use super::super::geotiff::raster::{dtype_name, georeference, open, unreadable};
 use super::super::geotiff::write::in_memory;
 use super::super::{Error, Geo, Result};
 use super::Band;
@@ -37,18 +36,9 @@ fn band(path: &Path, name: &str, zero_is_missing: bool, from: &str) -> Result<Ba
     }
     let failed = |e| unreadable(path, e);
     let raster = dataset.rasterband(1).map_err(failed)?;
-    let dtype = match raster.band_type() {
-        GdalDataType::UInt8 => "uint8",
-        GdalDataType::UInt16 => "uint16",
-        GdalDataType::Int16 => "int16",
-        GdalDataType::UInt32 => "uint32",
-        GdalDataType::Int32 => "int32",
-        GdalDataType::Float32 => "float32",
-        GdalDataType::Float64 => "float64",
-        other => {
-            let problem = format!("numbers of type {other:?}, real ones of at most 64 bits are expected");
-            return Err(Error::new(from, problem, "convert the file with gdal_translate -ot Float32"));
-        }
+    let Some(dtype) = dtype_name(raster.band_type()) else {
+        let problem = format!("numbers of type {:?}, real ones of at most 64 bits are expected", raster.band_type());
+        return Err(Error::new(from, problem, "convert the file with gdal_translate -ot Float32"));
     };
     let nodata = raster.no_data_value().map(|x| x as f32);
     let mut values =
