@@ -71,6 +71,13 @@ impl Checkpoint {
         Ok(Checkpoint { path: path.to_path_buf(), file: Mutex::new(file), done })
     }
 
+    /// What the first line of an earlier run's file says of `member`.
+    pub fn recorded(path: &Path, member: &str) -> Option<String> {
+        let text = std::fs::read_to_string(path).ok()?;
+        let identity: serde_json::Value = serde_json::from_str(text.lines().next()?).ok()?;
+        Some(identity[member].as_str()?.to_string())
+    }
+
     /// How many strata are done already.
     pub fn len(&self) -> usize {
         self.done.len()
