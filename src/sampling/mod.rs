@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod nearest;
 pub mod neighbours;
 pub mod pairs;
+pub mod pictures;
 #[cfg(feature = "gdal")]
 pub mod raster;
 pub mod rng;
