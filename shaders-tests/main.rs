@@ -18,3 +18,4 @@ mod prepare;
 mod reduce;
 mod step;
 mod tokens;
+mod train;

@@ -186,6 +186,11 @@ impl Gpu {
         self.check()
     }
 
+    /// Bytes of device memory in use, where the driver's allocations are counted.
+    pub fn allocated(&self) -> Option<u64> {
+        Some(self.device.generate_allocator_report()?.total_allocated_bytes)
+    }
+
     /// Whether this is a CPU that plays a GPU.
     pub fn is_software(&self) -> bool {
         self.info.device_type == wgpu::DeviceType::Cpu

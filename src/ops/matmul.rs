@@ -80,15 +80,15 @@ struct Size {
     k: usize,
 }
 
-/// B (rows k, columns n) as panels: [groups, panels, k, lanes] of vec4.
-fn pack(t: &mut Tape, b: Matrix, size: Size) -> Tensor {
+/// B (rows k, columns n) as panels: [groups, panels, k, lanes] of vec4, of which `columns` are columns of B.
+fn pack(t: &mut Tape, b: Matrix, size: Size, columns: usize) -> Tensor {
     let lanes = t.target.lanes as usize;
-    let panels = size.n.div_ceil(4 * lanes);
+    let panels = size.n.div_ceil(columns * lanes);
     let packed = t.saved([size.groups, panels, size.k, 4 * lanes]);
     for groups in windows(t, size.groups, &[b.tensor, packed]) {
         let chunks = size.k.div_ceil(PACK_CHUNK);
         let (source, lie) = b.bind(size.groups, &groups);
-        let mut words = words![size.n, size.k, panels, groups.len(), chunks, 0u32, 0u32, 0u32].to_vec();
+        let mut words = words![size.n, size.k, panels, groups.len(), chunks, columns, 0u32, 0u32].to_vec();
         words.extend(lie);
         let args = [source, part(packed, size.groups, &groups)];
         t.launch(PACK, (groups.len() * panels * chunks) as u64, &args, &words).constant("LANES", lanes as u32);
@@ -118,37 +118,39 @@ enum Lies {
     ByColumns = 2,
 }
 
-/// How the tiled kernel would best read B; none where the shape is not for it.
-fn tiled(t: &Tape, size: Size, b: Matrix, c: Matrix) -> Option<Lies> {
-    let fours = |m: Matrix, lead: usize| {
-        lead.is_multiple_of(4) && m.outer.is_multiple_of(4) && m.inner_stride.is_multiple_of(4)
-    };
-    if !t.target.tiles || !size.n.is_multiple_of(4) || !fours(c, c.row) {
+/// How the tiled kernel would best read B, and columns a lane; none where the shape is not for it.
+fn tiled(t: &Tape, size: Size, b: Matrix) -> Option<(Lies, usize)> {
+    if !t.target.tiles || !size.n.is_multiple_of(4) {
         return None;
     }
-    Some(match (b.row, b.col) {
+    let fours = |lead: usize| [lead, b.outer, b.inner_stride].iter().all(|stride| stride.is_multiple_of(4));
+    let lies = match (b.row, b.col) {
         _ if size.m >= PACK_ROWS => Lies::Packed,
-        (row, 1) if fours(b, row) => Lies::ByRows,
-        (1, col) if fours(b, col) && size.k.is_multiple_of(4) => Lies::ByColumns,
+        (row, 1) if fours(row) => Lies::ByRows,
+        (1, col) if fours(col) && size.k.is_multiple_of(4) => Lies::ByColumns,
         _ => Lies::Packed,
-    })
+    };
+    let idle = |columns: usize| size.n.next_multiple_of(columns * t.target.lanes as usize) - size.n;
+    let three = size.n.is_multiple_of(3) && 4 * idle(3) + size.n <= 4 * idle(4);
+    if three { Some((Lies::Packed, 3)) } else { Some((lies, 4)) }
 }
 
 /// C = A B; `c` and what the epilogue names lie alike.
 fn product(t: &mut Tape, size: Size, a: Matrix, b: Matrix, bias: Option<Tensor>, c: Matrix, epilogue: Epilogue) {
     let Size { groups: all, m, n, k } = size;
     let lanes = t.target.lanes as usize;
-    let panels = n.div_ceil(4 * lanes);
     let (code, accumulate, extra) = match epilogue {
         Epilogue::Plain { accumulate } => (0, accumulate, None),
         Epilogue::Residual(x) => (1, false, Some(x)),
         Epilogue::Gelu(x) => (2, false, Some(x)),
         Epilogue::GeluGrad(x) => (3, false, Some(x)),
     };
-    let tiles = tiled(t, size, b, c);
+    let tiles = tiled(t, size, b);
+    let columns = tiles.map_or(4, |(_, columns)| columns);
+    let panels = n.div_ceil(columns * lanes);
     let packed = match tiles {
-        Some(Lies::ByRows | Lies::ByColumns) => None,
-        _ => Some(pack(t, b, size)),
+        Some((Lies::ByRows | Lies::ByColumns, _)) => None,
+        _ => Some(pack(t, b, size, columns)),
     };
     // A binding that a plain product does not look at still needs a buffer.
     let unused = t.saved([64]);
@@ -173,11 +175,11 @@ fn product(t: &mut Tape, size: Size, a: Matrix, b: Matrix, bias: Option<Tensor>,
                 words.extend(c_lie);
                 t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
             }
-            Some(lies) => {
+            Some((lies, columns)) => {
                 let rows = tile_rows(m);
                 let row_blocks = m.div_ceil(rows);
-                // Long walks reuse A's tile; short ones keep many cores busy.
-                let most = (panels * row_blocks * groups.len() / 64).clamp(1, BLOCKS);
+                // Long walks reuse A's tile; short ones keep all cores busy.
+                let most = (panels * row_blocks * groups.len() / (3 * t.target.cores as usize)).clamp(1, BLOCKS);
                 let spans = panels.div_ceil(most);
                 let blocks = panels.div_ceil(spans);
                 let mut words = words![m, n, k, row_blocks, spans, blocks, groups.len(), accumulate].to_vec();
@@ -185,9 +187,10 @@ fn product(t: &mut Tape, size: Size, a: Matrix, b: Matrix, bias: Option<Tensor>,
                 words.extend(a_lie);
                 words.extend(b_lie);
                 words.extend(c_lie);
-                let kernel = TILES.rows(rows as u32);
+                let kernel = TILES.rows(rows as u32).columns(columns as u32);
                 t.launch(kernel, (groups.len() * spans * row_blocks) as u64, &args, &words)
                     .constant("B_LIES", lies as u32)
+                    .constant("K_FOURS", u32::from(k.is_multiple_of(4)))
             }
         };
         launch

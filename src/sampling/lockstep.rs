@@ -193,7 +193,7 @@ impl<'a> Judge<'a> {
         });
         self.program.write(self.gpu, "members", &self.members)?;
         self.program.write(self.gpu, "counts", &self.counts)?;
-        let y = self.program.run_and_read(self.gpu, &["y"])?.swap_remove(0);
+        let y = self.program.run_and_read(self.gpu, &["y"])?.outputs.swap_remove(0);
         for (population, y) in populations.iter_mut().zip(y.chunks(2 * size)) {
             for i in from..size {
                 let (n, one, two) = (population.now[i].len(), f64::from(y[2 * i]), f64::from(y[2 * i + 1]));

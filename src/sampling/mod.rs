@@ -21,6 +21,7 @@ pub mod nearest;
 pub mod neighbours;
 pub mod pairs;
 pub mod pictures;
+pub mod place;
 #[cfg(feature = "gdal")]
 pub mod raster;
 pub mod rng;
@@ -28,8 +29,9 @@ pub mod sample;
 pub mod site_table;
 pub mod stats;
 pub mod strata;
-pub mod table;
 pub mod utm;
+
+pub use crate::data::table;
 
 #[cfg(test)]
 mod proof;

@@ -2,8 +2,8 @@
 //!
 //! Opening reads every pixel once (in parallel) to know which tiles are whole; tiles are then read window by window.
 
-mod find;
-mod raster;
+pub(super) mod find;
+pub(super) mod raster;
 pub mod write;
 
 use std::collections::BTreeMap;

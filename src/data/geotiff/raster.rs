@@ -358,7 +358,7 @@ fn names(
         (Sensor::S2, 13) => assumed(&L1C, "the 13 of L1C, B8A after B08"),
         _ => {
             let expected = if sensor == Sensor::S1 { "2 (VV, VH)" } else { "10, 12 or 13" };
-            let remedy = format!("write band names as band descriptions, or say --{sensor}-bands");
+            let remedy = "write the bands' names (B02 ..., VV, VH) as band descriptions";
             Err(Error::new(
                 path.display(),
                 format!("{count} bands without names, {expected} expected for {label}"),
@@ -378,7 +378,7 @@ fn mean(path: &Path, dataset: &Dataset, index: usize) -> Result<f64> {
 }
 
 /// Affine transform and coordinate system, as far as the file has them.
-fn georeference(dataset: &Dataset) -> (Option<[f64; 6]>, String) {
+pub fn georeference(dataset: &Dataset) -> (Option<[f64; 6]>, String) {
     // GDAL's stand-in for "none".
     const NONE: [f64; 6] = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
     let transform = dataset.geo_transform().ok().filter(|t| *t != NONE);

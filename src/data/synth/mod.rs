@@ -3,6 +3,8 @@
 //! Both sensors see the same mixture of surfaces and the same relief, so each can be predicted from the other up to speckle.
 
 mod land;
+#[cfg(all(feature = "gdal", feature = "parquet"))]
+pub mod layouts;
 mod spectra;
 
 use std::collections::BTreeMap;
@@ -59,6 +61,11 @@ impl Synth {
     /// Name of the climate of pair `index`.
     pub fn climate(&self, index: usize) -> &'static str {
         self.subject(index).1.name
+    }
+
+    /// Where the pairs lie.
+    pub fn places(&self) -> impl Iterator<Item = Geo> {
+        (0..self.pairs).map(|index| self.place(index, self.subject(index).1))
     }
 
     /// Class and climate: every block of 40 consecutive pairs holds each combination once, in an order of its own.
@@ -123,6 +130,9 @@ impl PairSource for Synth {
     }
     fn describe(&self) -> &Report {
         &self.report
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        Some(u32::from(self.subject(index).0))
     }
     fn pair(&self, index: usize) -> Result<Pair> {
         let (class, climate) = self.subject(index);

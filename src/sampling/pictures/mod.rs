@@ -14,7 +14,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::strata::{Cells, Stratum};
-use super::table::replace::Replace;
+use crate::data::export::Replace;
 
 pub use curves::{Curves, fitness_curves};
 pub use map::{Land, Panel, tiles_map};
@@ -72,7 +72,7 @@ fn picture(path: &Path, size: (u32, u32), draw: impl FnOnce(&Canvas) -> Result<(
         draw(&canvas)?;
         canvas.present().map_err(drawing)?;
     }
-    Replace::write_all(path, text.as_bytes())
+    Ok(Replace::write_all(path, text.as_bytes())?)
 }
 
 fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
