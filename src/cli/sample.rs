@@ -6,7 +6,6 @@ use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::common::AdapterArgs;
-use super::stats::compare;
 use crate::gpu::AdapterChoice;
 use crate::sampling::backend::{self, Backend};
 use crate::sampling::checkpoint::Checkpoint;
@@ -15,6 +14,7 @@ use crate::sampling::fitness::Fitness;
 use crate::sampling::genetic::{Count, Mutation, Params};
 use crate::sampling::manifest::{self, Input};
 use crate::sampling::sample::{Judge, Selection, Wanted, sample};
+use crate::sampling::stats::compare;
 use crate::sampling::strata::Cells;
 use crate::sampling::table::{Table, writable};
 

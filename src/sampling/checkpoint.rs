@@ -65,7 +65,7 @@ impl Checkpoint {
             whole = format!("{identity}\n");
         }
         if whole != text {
-            super::table::replace::Replace::write_all(path, whole.as_bytes())?;
+            crate::data::export::Replace::write_all(path, whole.as_bytes())?;
         }
         let file = OpenOptions::new().append(true).open(path).with_context(failed)?;
         Ok(Checkpoint { path: path.to_path_buf(), file: Mutex::new(file), done })

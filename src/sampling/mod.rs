@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod nearest;
 pub mod neighbours;
 pub mod pairs;
+pub mod pictures;
 pub mod place;
 #[cfg(feature = "gdal")]
 pub mod raster;

@@ -162,6 +162,12 @@ pub fn random(strata: &[Stratum], counts: impl Fn(&Stratum) -> usize, seed: u64)
     strata.iter().flat_map(draw).collect()
 }
 
+/// As many cells of each stratum as `sample` has, at random.
+pub fn random_like(strata: &[Stratum], sample: &[Stratum], seed: u64) -> Vec<u32> {
+    let size = |s: &Stratum| sample.iter().find(|t| (t.u, t.v) == (s.u, s.v)).map_or(0, |t| t.rows.len());
+    random(strata, size, seed)
+}
+
 /// The fitness of some rows of a stratum, from scratch.
 pub fn fitness(cells: &Cells, rows: &[u32], params: &Params) -> f64 {
     let points = cells.points(rows);
