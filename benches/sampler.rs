@@ -8,7 +8,7 @@ use csmoe::sampling::distance::{Points, unit_vector};
 use csmoe::sampling::genetic::{Params, evolve};
 use csmoe::sampling::grid::sites;
 use csmoe::sampling::rng::Rng;
-use csmoe::sampling::sample::{Wanted, sample};
+use csmoe::sampling::sample::{Judge, Wanted, sample};
 use csmoe::sampling::strata::Cells;
 
 const POPULATION: u64 = 10;
@@ -67,7 +67,7 @@ fn archive(c: &mut Criterion) {
     let mut group = c.benchmark_group("archive");
     group.sample_size(10).throughput(Throughput::Elements(strata.len() as u64));
     group.bench_function("all strata, T 250", |b| {
-        b.iter(|| sample(&cells, &strata, Wanted::PerStratum(100), &params, 42, None, &|_| ()))
+        b.iter(|| sample(&cells, &strata, Wanted::PerStratum(100), &params, 42, Judge::Cpu, None, &|_| ()))
     });
 }
 

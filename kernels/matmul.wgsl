@@ -114,10 +114,10 @@ struct Pack {
     k: u32,
     panels: u32,
     groups: u32,
-    chunks: u32, // workgroups a panel
+    chunks: u32,  // workgroups a panel
+    columns: u32, // a lane: 4, or fewer of which the last is not used
     pad_a: u32,
     pad_b: u32,
-    pad_c: u32,
     b: Lie, // row: from one k to the next; col: from one n to the next
 }
 @group(0) @binding(0) var<uniform> q: Pack;
@@ -136,7 +136,7 @@ fn pack(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
     if g >= q.groups {
         return;
     }
-    let n = vec4<u32>((panel % q.panels) * LANES * 4u + lane * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    let n = vec4<u32>(((panel % q.panels) * LANES + lane) * q.columns) + vec4<u32>(0u, 1u, 2u, 3u);
     var at = vec4<u32>(start_of(q.b, g)) + min(n, vec4<u32>(q.n - 1u)) * q.b.col;
     let first = index % q.chunks * CHUNK;
     let end = min(first + CHUNK, q.k);

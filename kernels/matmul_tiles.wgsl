@@ -2,22 +2,24 @@
 // uniform load from a buffer costs twice that from workgroup memory and a lane's load is a gather, packed or not.
 //
 //   A     any strides
-//   B     panels (see matmul.wgsl), or as it lies: four columns side by side, or four steps of k side by side
-//   C     rows c.row apart, four columns a vec4: n and every stride of C divide by 4
+//   B     panels (see matmul.wgsl), or any strides
+//   C     rows c.row apart; n divides by COLUMNS
 //
-// A workgroup takes ROWS rows and walks `blocks` blocks of 4 LANES columns. A pass of 4 STEPS steps of k first copies
-// A's tile into workgroup memory, where a transposed A costs the same, then keeps ROWS x 4 columns a lane in registers
-// while it multiplies 4 steps at a time; between passes the sums wait in C. B's share of a pass stays in the L2 cache.
-// Two barriers a pass.   FLOPs 2 G M N K;   bytes 4 G (M K N / (4 LANES blocks) + K N M / ROWS + 2 M N K / (4 STEPS)).
+// A workgroup takes ROWS rows and walks `blocks` blocks of COLUMNS LANES columns. A pass of 4 STEPS steps of k first
+// copies A's tile into workgroup memory, then keeps ROWS x COLUMNS sums a lane in registers while it multiplies 4 steps
+// at a time; between passes the sums wait in C. B's share of a pass stays in the L2 cache. Two barriers a pass.
+// COLUMNS is 4, or 3 where that leaves fewer lanes idle. Conditions are constants where they can be: this driver runs
+// both sides of the others.   FLOPs 2 G M N K;
+// bytes 4 G (M K N / (COLUMNS LANES blocks) + K N M / ROWS + 2 M N K / (4 STEPS)).
 
-override LANES: u32 = 16u;
-override B_LIES: u32 = 0u;
+override LANES: u32 = 16u; // divides ROWS and STEPS
+override PACKED: bool = false;
+override HAS_SUMS: bool = false; // sums [groups, m] = the sums of A's rows; A's rows lie side by side
+override K_FOURS: bool = false; // k divides by 4
 const ROWS: u32 = 1u;
+const COLUMNS: u32 = 4u;
+alias Columns = vec4<f32>;
 const STEPS: u32 = 64u;
-
-const PACKED: u32 = 0u;
-const BY_ROWS: u32 = 1u;    // b.col is 1; n, b.row and the groups' strides divide by 4
-const BY_COLUMNS: u32 = 2u; // b.row is 1; k, b.col and the groups' strides divide by 4
 
 //@include lie
 //@include epilogue
@@ -35,7 +37,7 @@ struct P {
     accumulate: u32,
     has_bias: u32,
     panels: u32,
-    pad_a: u32,
+    add_sums: u32, // sums += instead of =
     pad_b: u32,
     a: Lie,
     b: Lie,
@@ -43,23 +45,61 @@ struct P {
 }
 @group(0) @binding(0) var<uniform> p: P;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>; // [groups, n]
-@group(0) @binding(4) var<storage, read_write> c: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> extra: array<vec4<f32>>; // as c
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>; // [groups, n]
+@group(0) @binding(4) var<storage, read_write> c: array<f32>;
+@group(0) @binding(5) var<storage, read_write> extra: array<f32>; // as c
+@group(0) @binding(6) var<storage, read_write> sums: array<f32>;
 
 var<workgroup> tile: array<vec4<f32>, ROWS * STEPS>; // [row][k / 4], zero beyond k
 
 // Four steps of a row of A.
 fn a_quad(start: u32, k: u32) -> vec4<f32> {
-    let at = start + k * p.a.col;
-    if p.k % 4u == 0u {
+    if K_FOURS {
+        let at = start + min(k, p.k - 4u) * p.a.col;
         return vec4<f32>(a[at], a[at + p.a.col], a[at + 2u * p.a.col], a[at + 3u * p.a.col]);
     }
-    let left = p.k - 1u - k;
-    let near = vec4<u32>(at) + min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(left)) * p.a.col;
-    return select(vec4<f32>(0.0), vec4<f32>(a[near.x], a[near.y], a[near.z], a[near.w]),
-                  vec4<u32>(0u, 1u, 2u, 3u) <= vec4<u32>(left));
+    let steps = vec4<u32>(k) + vec4<u32>(0u, 1u, 2u, 3u);
+    let near = vec4<u32>(start) + min(steps, vec4<u32>(p.k - 1u)) * p.a.col;
+    return select(vec4<f32>(0.0), vec4<f32>(a[near.x], a[near.y], a[near.z], a[near.w]), steps < vec4<u32>(p.k));
+}
+
+fn b_at(at: u32, column: u32) -> Columns {
+    var v: Columns;
+    //@repeat COLUMNS
+    v[0u] = b[at + 0u * column];
+    //@end
+    return v;
+}
+
+fn bias_at(at: u32) -> Columns {
+    var v: Columns;
+    //@repeat COLUMNS
+    v[0u] = bias[at + 0u];
+    //@end
+    return v;
+}
+
+fn c_at(at: u32) -> Columns {
+    var v: Columns;
+    //@repeat COLUMNS
+    v[0u] = c[at + 0u];
+    //@end
+    return v;
+}
+
+fn extra_at(at: u32) -> Columns {
+    var v: Columns;
+    //@repeat COLUMNS
+    v[0u] = extra[at + 0u];
+    //@end
+    return v;
+}
+
+fn store(at: u32, v: Columns) {
+    //@repeat COLUMNS
+    c[at + 0u] = v[0u];
+    //@end
 }
 
 @compute @workgroup_size(LANES)
@@ -72,103 +112,94 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let first_block = (index / p.row_blocks % p.spans) * p.blocks;
-    let n4 = p.n / 4u;
     let last = p.k - 1u;
     let a_start = start_of(p.a, g);
-    let b_start = start_of(p.b, g) / 4u;
-    let b_col = p.b.col / 4u;
-    let b_row = p.b.row / 4u;
-    let c_row = p.c.row / 4u;
-    let c_start = start_of(p.c, g) / 4u + row * c_row;
+    let b_start = start_of(p.b, g);
+    let b_col = select(p.b.col, 1u, PACKED);
+    let b_row = select(p.b.row, 4u * LANES, PACKED);
+    let c_row = p.c.row;
+    let c_start = start_of(p.c, g) + row * c_row;
     let rows = min(ROWS, p.m - row); // of C
     for (var k0 = 0u; k0 < p.k; k0 += 4u * STEPS) {
         let steps = min(STEPS, (p.k - k0 + 3u) / 4u);
         workgroupBarrier();
-        // Lanes side by side read what lies side by side in A.
+        // Lanes side by side read what lies side by side in A. What they copy beyond the last step nobody reads.
         if p.a.row == 1u {
-            for (var s = 0u; s < steps; s += 1u) {
-                for (var r = lane; r < ROWS; r += LANES) {
-                    tile[r * STEPS + s] = a_quad(a_start + min(row + r, p.m - 1u), k0 + 4u * s);
+            for (var r0 = 0u; r0 < ROWS; r0 += LANES) {
+                let r = r0 + lane;
+                let start = a_start + min(row + r, p.m - 1u);
+                var sum = vec4<f32>(0.0);
+                for (var s = 0u; s < steps; s += 2u) {
+                    let x = a_quad(start, k0 + 4u * s);
+                    let y = a_quad(start, k0 + 4u * s + 4u);
+                    tile[r * STEPS + s] = x;
+                    tile[r * STEPS + s + 1u] = y;
+                    sum += x + select(vec4<f32>(0.0), y, s + 1u < steps);
+                }
+                if HAS_SUMS && first_block == 0u && r < rows {
+                    let at = g * p.m + row + r;
+                    let before = select(0.0, sums[at], k0 > 0u || p.add_sums != 0u);
+                    sums[at] = before + ((sum.x + sum.y) + (sum.z + sum.w));
                 }
             }
         } else {
             for (var r = 0u; r < ROWS; r += 1u) {
                 let start = a_start + min(row + r, p.m - 1u) * p.a.row;
-                for (var s = lane; s < steps; s += LANES) {
-                    tile[r * STEPS + s] = a_quad(start, k0 + 4u * s);
+                for (var s = 0u; s < steps; s += LANES) {
+                    tile[r * STEPS + s + lane] = a_quad(start, k0 + 4u * (s + lane));
                 }
             }
         }
         workgroupBarrier();
         for (var j = 0u; j < p.blocks; j += 1u) {
             let block = first_block + j;
-            let column = block * LANES + lane; // of four
-            if block * LANES >= n4 {
+            let column = (block * LANES + lane) * COLUMNS;
+            if block * LANES * COLUMNS >= p.n {
                 break;
             }
-            let near = min(column, n4 - 1u);
-            var first = vec4<f32>(0.0);
+            let near = min(column, p.n - COLUMNS);
+            var first = Columns(0.0);
             if p.has_bias != 0u && k0 == 0u {
-                first = bias[g * n4 + near];
+                first = bias_at(g * p.n + near);
             }
             //@repeat ROWS
             var acc_0 = first;
             //@end
             if k0 > 0u || p.accumulate != 0u {
                 //@repeat ROWS
-                acc_0 += c[c_start + min(0u, rows - 1u) * c_row + near];
+                acc_0 += c_at(c_start + min(0u, rows - 1u) * c_row + near);
                 //@end
             } else if EPILOGUE == RESIDUAL {
                 //@repeat ROWS
-                acc_0 += extra[c_start + min(0u, rows - 1u) * c_row + near];
+                acc_0 += extra_at(c_start + min(0u, rows - 1u) * c_row + near);
                 //@end
             }
-            let panel = (g * p.panels + block) * p.k * LANES + lane;
-            let b_near = b_start + near * select(1u, 4u * b_col, B_LIES == BY_COLUMNS);
+            let b_near = select(b_start + near * b_col, ((g * p.panels + block) * p.k * LANES + lane) * 4u, PACKED);
             for (var s = 0u; s < steps; s += 1u) {
                 let k = k0 + 4u * s;
-                var b_x: vec4<f32>;
-                var b_y: vec4<f32>;
-                var b_z: vec4<f32>;
-                var b_w: vec4<f32>;
-                if B_LIES == PACKED {
-                    b_x = b[panel + k * LANES];
-                    b_y = b[panel + min(k + 1u, last) * LANES];
-                    b_z = b[panel + min(k + 2u, last) * LANES];
-                    b_w = b[panel + min(k + 3u, last) * LANES];
-                } else if B_LIES == BY_ROWS {
-                    b_x = b[b_near + k * b_row];
-                    b_y = b[b_near + min(k + 1u, last) * b_row];
-                    b_z = b[b_near + min(k + 2u, last) * b_row];
-                    b_w = b[b_near + min(k + 3u, last) * b_row];
-                } else {
-                    let at = b_near + k / 4u;
-                    let q_x = b[at];
-                    let q_y = b[at + b_col];
-                    let q_z = b[at + 2u * b_col];
-                    let q_w = b[at + 3u * b_col];
-                    b_x = vec4<f32>(q_x.x, q_y.x, q_z.x, q_w.x);
-                    b_y = vec4<f32>(q_x.y, q_y.y, q_z.y, q_w.y);
-                    b_z = vec4<f32>(q_x.z, q_y.z, q_z.z, q_w.z);
-                    b_w = vec4<f32>(q_x.w, q_y.w, q_z.w, q_w.w);
-                }
+                let m_x = b_at(b_near + k * b_row, b_col);
+                let m_y = b_at(b_near + min(k + 1u, last) * b_row, b_col);
+                let m_z = b_at(b_near + min(k + 2u, last) * b_row, b_col);
+                let m_w = b_at(b_near + min(k + 3u, last) * b_row, b_col);
                 //@repeat ROWS
                 let x_0 = tile[0u * STEPS + s];
-                acc_0 = fma(vec4<f32>(x_0.x), b_x, acc_0);
-                acc_0 = fma(vec4<f32>(x_0.y), b_y, acc_0);
-                acc_0 = fma(vec4<f32>(x_0.z), b_z, acc_0);
-                acc_0 = fma(vec4<f32>(x_0.w), b_w, acc_0);
+                acc_0 = fma(Columns(x_0.x), m_x, acc_0);
+                acc_0 = fma(Columns(x_0.y), m_y, acc_0);
+                acc_0 = fma(Columns(x_0.z), m_z, acc_0);
+                acc_0 = fma(Columns(x_0.w), m_w, acc_0);
                 //@end
             }
-            if column < n4 {
+            if column < p.n {
                 let at = c_start + column;
                 //@repeat ROWS
-                if 0u < rows { c[at + 0u * c_row] = acc_0; }
+                if 0u < rows { store(at + 0u * c_row, acc_0); }
                 //@end
                 // Apart and in a loop: ROWS copies of GELU would take the driver seconds to compile.
                 if EPILOGUE >= GELU && k0 + 4u * STEPS >= p.k {
                     for (var r = 0u; r < rows; r += 1u) {
-                        finish(at + r * c_row);
+                        //@repeat COLUMNS
+                        finish(at + r * c_row + 0u);
+                        //@end
                     }
                 }
             }
@@ -180,9 +211,8 @@ fn finish(at: u32) {
     let v = c[at];
     if EPILOGUE == GELU {
         extra[at] = v;
-        c[at] = vec4<f32>(gelu(v.x), gelu(v.y), gelu(v.z), gelu(v.w));
+        c[at] = gelu(v);
     } else {
-        let e = extra[at];
-        c[at] = v * vec4<f32>(gelu_grad(e.x), gelu_grad(e.y), gelu_grad(e.z), gelu_grad(e.w));
+        c[at] = v * gelu_grad(extra[at]);
     }
 }

@@ -7,6 +7,7 @@ mod attention;
 mod basic;
 mod cls_rows;
 mod eval;
+mod geodesic;
 mod gram;
 mod masked_loss;
 mod matmul;

@@ -1,24 +1,24 @@
 //! Every kernel compiles for every platform, run or not: naga writes SPIR-V, MSL, HLSL and GLSL, Tint parses.
 
-use csmoe::gpu::{all_sources, source};
+use csmoe::gpu::{Kernel, all_sources, source};
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::process::Command;
 
-/// Register blocks the ops use.
-const ROWS: [u32; 3] = [1, 16, 32];
+/// Rows and columns of register blocks the ops use.
+const BLOCKS: [[u32; 2]; 5] = [[1, 4], [16, 4], [32, 4], [16, 2], [32, 3]];
 
 #[test]
 fn naga_writes_every_language() {
-    for (name, rows) in all_sources().flat_map(|n| ROWS.map(|r| (n, r))) {
-        let text = source(name, rows);
+    for (name, [rows, columns]) in all_sources().flat_map(|n| BLOCKS.map(|b| (n, b))) {
+        let text = source(Kernel::new(name, "").rows(rows).columns(columns));
         let module =
             naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
         let info = Validator::new(ValidationFlags::all(), Capabilities::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
         for entry in &module.entry_points {
-            let what = format!("{name}::{} with {rows} rows", entry.name);
+            let what = format!("{name}::{} with {rows} x {columns}", entry.name);
             let constants = naga::back::PipelineConstants::default();
             let (module, info) = naga::back::pipeline_constants::process_overrides(
                 &module,
@@ -74,9 +74,9 @@ fn tint_accepts_every_kernel() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for (name, rows) in all_sources().flat_map(|n| ROWS.map(|r| (n, r))) {
-        let file = folder.path().join(format!("{name}-{rows}.wgsl"));
-        let mut text = source(name, rows);
+    for (name, [rows, columns]) in all_sources().flat_map(|n| BLOCKS.map(|b| (n, b))) {
+        let file = folder.path().join(format!("{name}-{rows}-{columns}.wgsl"));
+        let mut text = source(Kernel::new(name, "").rows(rows).columns(columns));
         if text.contains("subgroup") {
             text = format!("enable subgroups;\n{text}");
         }
@@ -87,6 +87,6 @@ fn tint_accepts_every_kernel() {
             .arg(&file)
             .output();
         let run = run.expect("tint runs");
-        assert!(run.status.success(), "{name} with {rows} rows: {}", String::from_utf8_lossy(&run.stderr));
+        assert!(run.status.success(), "{name} with {rows} x {columns}: {}", String::from_utf8_lossy(&run.stderr));
     }
 }

@@ -30,6 +30,12 @@ impl AdapterChoice {
         let have = || names.iter().enumerate().map(|(i, n)| format!("{i}: {n}")).collect::<Vec<_>>().join(", ");
         index.or_else(named).ok_or_else(|| GpuError::AdapterNotFound { asked: asked.clone(), have: have() })
     }
+
+    /// Whether it chooses a GPU, and not a CPU that plays one, or nothing.
+    pub fn is_hardware(&self) -> bool {
+        let all = adapters();
+        self.pick(&all).is_ok_and(|i| all[i].get_info().device_type != wgpu::DeviceType::Cpu)
+    }
 }
 
 /// An opened device with its queue and its compiled pipelines.

@@ -4,7 +4,8 @@
 //! - `//@include NAME` pastes `kernels/include/NAME.wgsl`.
 //! - Lines between `//@repeat COUNT` and `//@end` are written for index 0 and repeated for 0..COUNT: a name's
 //!   suffix `_0` becomes `_i` and the literal `0u` becomes `iu`. `COUNT` is a number or a name the caller sets
-//!   (`ROWS`), so that one file gives every register block; `const ROWS` follows it.
+//!   (`ROWS`, `COLUMNS`), so that one file gives every register block; `const ROWS`, `const COLUMNS` and
+//!   `alias Columns` follow it.
 
 use std::fmt::Write;
 
@@ -15,6 +16,8 @@ pub struct Kernel {
     pub entry: &'static str,
     /// Register rows a lane owns where the file says `//@repeat ROWS`; 0 where it does not.
     pub rows: u32,
+    /// Columns a lane owns where the file has `Columns`.
+    pub columns: u32,
     /// Compiled without checks of indices into workgroup memory: only where every such index is below its array's
     /// length by construction, whatever the buffers hold. Buffers stay checked by the driver.
     pub trusted: bool,
@@ -23,12 +26,17 @@ pub struct Kernel {
 impl Kernel {
     /// A kernel without a register block.
     pub const fn new(file: &'static str, entry: &'static str) -> Self {
-        Kernel { file, entry, rows: 0, trusted: false }
+        Kernel { file, entry, rows: 0, columns: 4, trusted: false }
     }
 
     /// The same kernel with `rows` register rows.
     pub const fn rows(self, rows: u32) -> Self {
         Kernel { rows, ..self }
+    }
+
+    /// The same kernel with `columns` columns a lane, 2 to 4.
+    pub const fn columns(self, columns: u32) -> Self {
+        Kernel { columns, ..self }
     }
 
     /// The same kernel without checks of its indices into workgroup memory.
@@ -51,6 +59,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "attention_tiles",
     "basic",
     "cls_rows",
+    "geodesic",
     "gram",
     "layer_norm",
     "masked_loss",
@@ -85,8 +94,9 @@ fn find(table: &[(&'static str, &'static str)], name: &str) -> &'static str {
     }
 }
 
-/// The WGSL of a file, expanded for `rows`.
-pub fn source(file: &str, rows: u32) -> String {
+/// The WGSL of a kernel's file, expanded for its register block.
+pub fn source(kernel: Kernel) -> String {
+    let Kernel { file, rows, columns, .. } = kernel;
     let mut out = String::new();
     let mut block: Option<(u32, Vec<&str>)> = None;
     for line in find(SOURCES, file).lines() {
@@ -94,8 +104,12 @@ pub fn source(file: &str, rows: u32) -> String {
         if let Some(name) = mark.strip_prefix("//@include ") {
             out.push_str(find(INCLUDES, name.trim()));
         } else if let Some(count) = mark.strip_prefix("//@repeat ") {
-            let count = count.trim();
-            block = Some((count.parse().unwrap_or(rows.max(1)), Vec::new()));
+            let count = match count.trim() {
+                "ROWS" => rows.max(1),
+                "COLUMNS" => columns,
+                number => number.parse().expect("the count of a repeat is ROWS, COLUMNS or a number"),
+            };
+            block = Some((count, Vec::new()));
         } else if mark.starts_with("//@end") {
             let (count, lines) = block.take().unwrap_or_default();
             for i in 0..count {
@@ -105,6 +119,10 @@ pub fn source(file: &str, rows: u32) -> String {
             }
         } else if mark.starts_with("const ROWS: u32") {
             let _ = writeln!(out, "const ROWS: u32 = {}u;", rows.max(1));
+        } else if mark.starts_with("const COLUMNS: u32") {
+            let _ = writeln!(out, "const COLUMNS: u32 = {columns}u;");
+        } else if mark.starts_with("alias Columns") {
+            let _ = writeln!(out, "alias Columns = vec{columns}<f32>;");
         } else if let Some((_, lines)) = &mut block {
             lines.push(line);
         } else {

@@ -71,7 +71,7 @@ impl Gpu {
     fn compile(&self, kernel: Kernel, constants: &[(&'static str, f64)]) -> Result<Pipeline, GpuError> {
         let what = format!("kernel {}::{}", kernel.file, kernel.entry);
         let refuse = |message: String| GpuError::Validation { what: what.clone(), message };
-        let text = source(kernel.file, kernel.rows);
+        let text = source(kernel);
         let bindings = bindings(&text, kernel.entry).map_err(&refuse)?;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let mut checks = wgpu::ShaderRuntimeChecks::checked();

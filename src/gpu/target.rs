@@ -25,6 +25,8 @@ pub struct Target {
     pub align: u64,
     /// Invocations a workgroup of the register-blocked kernels has.
     pub lanes: u32,
+    /// Workgroups that run at once, where few do: a software device's processors.
+    pub cores: u32,
     /// Keep one operand's tile in workgroup memory (32 KiB), four steps of k a vec4: what llvmpipe likes.
     pub tiles: bool,
     /// Use fused kernels; `false` records their unfused twins.
@@ -40,6 +42,7 @@ impl Default for Target {
             max_groups: 65_535,
             align: 256,
             lanes: 64,
+            cores: 64,
             tiles: false,
             fuse: true,
         }
@@ -62,6 +65,10 @@ impl Target {
             // A software device's subgroup is its vector register: 16 floats of AVX-512, 8 of AVX2.
             lanes: match class {
                 DeviceClass::Software => info.subgroup_max_size.clamp(4, 16),
+                DeviceClass::Hardware => 64,
+            },
+            cores: match class {
+                DeviceClass::Software => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 DeviceClass::Hardware => 64,
             },
             tiles: class == DeviceClass::Software && limits.max_compute_workgroup_storage_size >= 32 << 10,

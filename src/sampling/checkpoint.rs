@@ -65,10 +65,17 @@ impl Checkpoint {
             whole = format!("{identity}\n");
         }
         if whole != text {
-            super::table::replace::Replace::write_all(path, whole.as_bytes())?;
+            crate::data::export::Replace::write_all(path, whole.as_bytes())?;
         }
         let file = OpenOptions::new().append(true).open(path).with_context(failed)?;
         Ok(Checkpoint { path: path.to_path_buf(), file: Mutex::new(file), done })
+    }
+
+    /// What the first line of an earlier run's file says of `member`.
+    pub fn recorded(path: &Path, member: &str) -> Option<String> {
+        let text = std::fs::read_to_string(path).ok()?;
+        let identity: serde_json::Value = serde_json::from_str(text.lines().next()?).ok()?;
+        Some(identity[member].as_str()?.to_string())
     }
 
     /// How many strata are done already.

@@ -3,6 +3,8 @@
 #[cfg(feature = "gdal")]
 pub mod annotate;
 pub mod area;
+pub mod backend;
+pub mod breeding;
 pub mod checkpoint;
 pub mod classes;
 pub mod distance;
@@ -13,10 +15,12 @@ pub mod fitness;
 pub mod genetic;
 pub mod grid;
 pub mod lanes;
+pub mod lockstep;
 pub mod manifest;
 pub mod nearest;
 pub mod neighbours;
 pub mod pairs;
+pub mod pictures;
 pub mod place;
 #[cfg(feature = "gdal")]
 pub mod raster;

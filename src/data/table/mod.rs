@@ -6,7 +6,6 @@ mod csv_file;
 mod geojson_file;
 #[cfg(feature = "parquet")]
 mod parquet_file;
-pub mod replace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

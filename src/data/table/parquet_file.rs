@@ -15,8 +15,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnDescriptor, Type};
 
-use super::replace::Replace;
 use super::{BATCH_ROWS, Batch, Column, Field, Kind};
+use crate::data::export::Replace;
 
 fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
@@ -215,7 +215,7 @@ impl Writer {
 
     pub fn finish(self) -> Result<()> {
         let failed = || format!("{}: cannot be written", self.path.display());
-        self.file.into_inner().with_context(failed)?.finish()
+        Ok(self.file.into_inner().with_context(failed)?.finish()?)
     }
 }
 

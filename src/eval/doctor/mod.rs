@@ -7,7 +7,7 @@ mod update;
 pub use measure::{Effort, Error, Errors, In, Recorded, normal};
 
 use crate::data::export::write_atomic;
-use crate::gpu::{Gpu, Target, Variant, all_sources, cache_folder, describe, source};
+use crate::gpu::{Gpu, Kernel, Target, Variant, all_sources, cache_folder, describe, source};
 use crate::tensor::Launch;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -197,7 +197,7 @@ fn by_kernel(checks: &[Check]) -> BTreeMap<String, Verdict> {
 /// Adapter, driver, version and the kernels' text decide what is cached.
 fn cache_file(gpu: &Gpu) -> Option<PathBuf> {
     let mut key = format!("{}{}{:?}", describe(&gpu.info), env!("CARGO_PKG_VERSION"), gpu.target);
-    all_sources().for_each(|name| key.push_str(&source(name, 0)));
+    all_sources().for_each(|name| key.push_str(&source(Kernel::new(name, ""))));
     Some(cache_folder()?.join("doctor").join(format!("{:08x}.json", crc32c::crc32c(key.as_bytes()))))
 }
 
@@ -224,7 +224,8 @@ mod tests {
             }
         }
         for file in all_sources() {
-            let module = naga::front::wgsl::parse_str(&source(file, 16)).unwrap_or_else(|e| panic!("{file}: {e}"));
+            let module = naga::front::wgsl::parse_str(&source(Kernel::new(file, "").rows(16)))
+                .unwrap_or_else(|e| panic!("{file}: {e}"));
             for entry in &module.entry_points {
                 let name = format!("{file}::{}", entry.name);
                 assert!(covered.contains(&name), "the doctor's table has no check of {name}");
