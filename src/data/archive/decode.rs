@@ -19,6 +19,10 @@ pub fn file(path: &Path, name: &str, zero_is_missing: bool) -> Result<Band> {
 
 /// The same from a GeoTIFF's bytes; `from` names their place in errors.
 pub fn bytes(data: Vec<u8>, name: &str, zero_is_missing: bool, from: &str) -> Result<Band> {
+    if data.is_empty() {
+        // GDAL would free memory that nobody took.
+        return Err(Error::new(from, "0 bytes, a GeoTIFF is expected", "fetch the file again"));
+    }
     let path = in_memory();
     let failed = |e| unreadable(Path::new(from), e);
     create_mem_file(&path, data).map_err(failed)?;
@@ -70,6 +74,12 @@ mod tests {
         assert_eq!((band.width, band.dtype.as_str(), band.values[25]), (24, "uint16", 25.0));
         assert!(band.values[0].is_nan(), "0 is missing");
         assert_eq!(band.geo.unwrap().crs, "EPSG:32633");
+    }
+
+    #[test]
+    fn no_bytes_are_an_error() {
+        let message = bytes(vec![], "B02", true, "part: row group 3").unwrap_err().to_string();
+        assert!(message.starts_with("part: row group 3: 0 bytes"), "{message}");
     }
 
     #[test]
