@@ -1,17 +1,25 @@
 // The attentions of attention.wgsl for drivers that run on the CPU's vector units (llvmpipe): widths and strides divide
 // by four, four steps of d or four keys are taken at a time, and everything a workgroup knows of its scores stays in
-// its memory. There a uniform load is cheap and a lane's load is a gather, so ROWS rows share every gather.
+// its memory. There a uniform load is cheap and a lane's load is a gather, so ROWS rows share every gather; and both
+// sides of a condition run, so those known when recording are constants.
 //
 // Two moves make all of it:
 //   dots   cells = A B^T for ROWS rows of A and a chunk of rows of B: a lane four rows of B, a vec4 of sums a row of A
-//   mix    out = cells X: a lane four columns of X
+//   mix    out = cells X: a lane COLUMNS columns of X, which divide d
 // forward: s = dots(q, k), softmax, o = mix(s, v).   backward_q: a = dots(q, k), g = dots(dout, v), dq = mix(g', k).
 // backward_kv: a = dots(k, q), g = dots(v, dout), dv = mix(a', dout), dk = mix(g', q).
 // FLOPs forward 4 Z Nq Nk d, backward 14 Z Nq Nk d.
 
 override LANES: u32 = 16u;
 override HAS_ENTROPY: bool = false;
+override ADD_Q: bool = false;      // dq += instead of =
+override ADD_K: bool = false;
+override ADD_V: bool = false;
+override SAME_KV: bool = false;    // k and v are one tensor: dk takes both gradients
+override ONE_CHUNK: bool = false;  // a workgroup sees all of the other side at once
 const ROWS: u32 = 1u;
+const COLUMNS: u32 = 4u;
+alias Columns = vec4<f32>;
 
 struct Lie {
     outer: u32,
@@ -28,25 +36,21 @@ struct P {
     inner: u32,
     blocks: u32, // workgroups of a sequence
     scale: f32,
-    flags: u32,
+    pad: u32,
     q: Lie,
     k: Lie,
     v: Lie,
     o: Lie,
 }
-const ADD_Q: u32 = 1u;      // dq += instead of =
-const ADD_K: u32 = 2u;
-const ADD_V: u32 = 4u;
-const SAME_KV: u32 = 8u;    // k and v are one tensor: dk takes both gradients
 const TINY: f32 = 1e-8;
 
 @group(0) @binding(0) var<uniform> p: P;
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;        // backward
-@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;   // o, dq or dk
-@group(0) @binding(6) var<storage, read_write> out_v: array<vec4<f32>>; // dv
+@group(0) @binding(1) var<storage, read> q: array<f32>;
+@group(0) @binding(2) var<storage, read> k: array<f32>;
+@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(4) var<storage, read> dout: array<f32>;        // backward
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;   // o, dq or dk
+@group(0) @binding(6) var<storage, read_write> out_v: array<f32>; // dv
 @group(0) @binding(7) var<storage, read_write> saved: array<vec2<f32>>; // forward: [Z, Nq] log-sum-exp, entropy's slope
 @group(0) @binding(8) var<storage, read_write> entropies: array<f32>;   // forward with HAS_ENTROPY: [Z, Nq]
 
@@ -58,7 +62,7 @@ const K: u32 = 1u;
 const V: u32 = 2u;
 const DOUT: u32 = 3u;
 
-fn load(which: u32, at: u32) -> vec4<f32> {
+fn load(which: u32, at: u32) -> f32 {
     switch which {
         case Q: { return q[at]; }
         case K: { return k[at]; }
@@ -67,7 +71,33 @@ fn load(which: u32, at: u32) -> vec4<f32> {
     }
 }
 
-// Rows of a tensor, in vec4s.
+fn load_quad(which: u32, at: u32) -> vec4<f32> {
+    return vec4<f32>(load(which, at), load(which, at + 1u), load(which, at + 2u), load(which, at + 3u));
+}
+
+fn load_columns(which: u32, at: u32) -> Columns {
+    var x: Columns;
+    //@repeat COLUMNS
+    x[0u] = load(which, at + 0u);
+    //@end
+    return x;
+}
+
+fn before(to_v: bool, at: u32) -> Columns {
+    var x: Columns;
+    //@repeat COLUMNS
+    if to_v { x[0u] = out_v[at + 0u]; } else { x[0u] = out[at + 0u]; }
+    //@end
+    return x;
+}
+
+fn store(to_v: bool, at: u32, x: Columns) {
+    //@repeat COLUMNS
+    if to_v { out_v[at + 0u] = x[0u]; } else { out[at + 0u] = x[0u]; }
+    //@end
+}
+
+// Rows of a tensor.
 struct Rows {
     start: u32,
     stride: u32,
@@ -76,7 +106,7 @@ struct Rows {
 
 fn rows_of(lie: Lie, z: u32, count: u32) -> Rows {
     let start = lie.base + (z / p.inner) * lie.outer + (z % p.inner) * lie.inner;
-    return Rows(start / 4u, lie.row / 4u, count - 1u);
+    return Rows(start, lie.row, count - 1u);
 }
 
 fn row_at(rows: Rows, row: u32) -> u32 {
@@ -104,17 +134,17 @@ fn dots(a: u32, a_rows: Rows, row: u32, b: u32, b_rows: Rows, first: u32, quads:
         //@repeat ROWS
         var s_0 = vec4<f32>(0.0);
         //@end
-        for (var i = 0u; i < p.d / 4u; i += 1u) {
-            let x = load(b, b_x + i);
-            let y = load(b, b_y + i);
-            let z = load(b, b_z + i);
-            let w = load(b, b_w + i);
+        for (var i = 0u; i < p.d; i += 4u) {
+            let x = load_quad(b, b_x + i);
+            let y = load_quad(b, b_y + i);
+            let z = load_quad(b, b_z + i);
+            let w = load_quad(b, b_w + i);
             let m_x = vec4<f32>(x.x, y.x, z.x, w.x);
             let m_y = vec4<f32>(x.y, y.y, z.y, w.y);
             let m_z = vec4<f32>(x.z, y.z, z.z, w.z);
             let m_w = vec4<f32>(x.w, y.w, z.w, w.w);
             //@repeat ROWS
-            let r_0 = load(a, a_0 + i);
+            let r_0 = load_quad(a, a_0 + i);
             s_0 = fma(vec4<f32>(r_0.x), m_x, s_0);
             s_0 = fma(vec4<f32>(r_0.y), m_y, s_0);
             s_0 = fma(vec4<f32>(r_0.z), m_z, s_0);
@@ -129,27 +159,28 @@ fn dots(a: u32, a_rows: Rows, row: u32, b: u32, b_rows: Rows, first: u32, quads:
     }
 }
 
-// out = cells[base..] X, or += after each row's factor: the rows of `to` from `row`, a lane four columns.
+// out = cells[base..] X, or += after each row's factor: the rows of `to` from `row`.
 fn mix(x: u32, x_rows: Rows, first: u32, quads: u32, base: u32, to_v: bool, to: Rows, row: u32, add: bool,
        online: bool, done: bool, lane: u32) {
-    for (var block = 0u; block < p.d / 4u; block += LANES) {
-        let i = min(block + lane, p.d / 4u - 1u);
-        let mine = block + lane < p.d / 4u;
+    let last = p.d / COLUMNS - 1u;
+    for (var block = 0u; block <= last; block += LANES) {
+        let i = min(block + lane, last) * COLUMNS;
+        let mine = block + lane <= last;
         //@repeat ROWS
-        var s_0 = vec4<f32>(0.0);
+        var s_0 = Columns(0.0);
         //@end
         for (var j = 0u; j < quads; j += 1u) {
             let token = first + 4u * j;
-            let m_x = load(x, row_at(x_rows, token) + i);
-            let m_y = load(x, row_at(x_rows, token + 1u) + i);
-            let m_z = load(x, row_at(x_rows, token + 2u) + i);
-            let m_w = load(x, row_at(x_rows, token + 3u) + i);
+            let m_x = load_columns(x, row_at(x_rows, token) + i);
+            let m_y = load_columns(x, row_at(x_rows, token + 1u) + i);
+            let m_z = load_columns(x, row_at(x_rows, token + 2u) + i);
+            let m_w = load_columns(x, row_at(x_rows, token + 3u) + i);
             //@repeat ROWS
             let r_0 = cells[(base + j) * ROWS + 0u];
-            s_0 = fma(vec4<f32>(r_0.x), m_x, s_0);
-            s_0 = fma(vec4<f32>(r_0.y), m_y, s_0);
-            s_0 = fma(vec4<f32>(r_0.z), m_z, s_0);
-            s_0 = fma(vec4<f32>(r_0.w), m_w, s_0);
+            s_0 = fma(Columns(r_0.x), m_x, s_0);
+            s_0 = fma(Columns(r_0.y), m_y, s_0);
+            s_0 = fma(Columns(r_0.z), m_z, s_0);
+            s_0 = fma(Columns(r_0.w), m_w, s_0);
             //@end
         }
         if add {
@@ -158,7 +189,7 @@ fn mix(x: u32, x_rows: Rows, first: u32, quads: u32, base: u32, to_v: bool, to: 
             //@end
             if online {
                 //@repeat ROWS
-                s_0 = fma(vec4<f32>(cells[CHUNK * ROWS + 0u].z), before_0, s_0);
+                s_0 = fma(Columns(cells[CHUNK * ROWS + 0u].z), before_0, s_0);
                 //@end
             } else {
                 //@repeat ROWS
@@ -173,23 +204,10 @@ fn mix(x: u32, x_rows: Rows, first: u32, quads: u32, base: u32, to_v: bool, to: 
         }
         if mine {
             //@repeat ROWS
-            if row + 0u <= to.last {
-                if to_v {
-                    out_v[row_at(to, row + 0u) + i] = s_0;
-                } else {
-                    out[row_at(to, row + 0u) + i] = s_0;
-                }
-            }
+            if row + 0u <= to.last { store(to_v, row_at(to, row + 0u) + i, s_0); }
             //@end
         }
     }
-}
-
-fn before(to_v: bool, at: u32) -> vec4<f32> {
-    if to_v {
-        return out_v[at];
-    }
-    return out[at];
 }
 
 @compute @workgroup_size(LANES)
@@ -234,7 +252,9 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
             cells[CHUNK * ROWS + r] = vec4<f32>(top, old.y * factor + (sum.x + sum.y) + (sum.z + sum.w), factor, 0.0);
         }
         workgroupBarrier();
-        mix(V, v_rows, chunk, quads, 0u, false, o_rows, row, chunk > 0u, true, chunk + 4u * CHUNK >= p.nk, lane);
+        let add = !ONE_CHUNK && chunk > 0u;
+        let done = ONE_CHUNK || chunk + 4u * CHUNK >= p.nk;
+        mix(V, v_rows, chunk, quads, 0u, false, o_rows, row, add, true, done, lane);
     }
     for (var r = lane; r < ROWS; r += LANES) {
         if row + r < p.nq {
@@ -304,7 +324,7 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
             }
         }
         workgroupBarrier();
-        let add = chunk > 0u || (p.flags & ADD_Q) != 0u;
+        let add = ADD_Q || (!ONE_CHUNK && chunk > 0u);
         mix(K, k_rows, chunk, quads, HALF, false, q_rows, row, add, false, false, lane);
     }
 }
@@ -322,7 +342,6 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     let k_rows = rows_of(p.k, z, p.nk);
     let v_rows = rows_of(p.v, z, p.nk);
     let o_rows = rows_of(p.o, z, p.nq);
-    let same = (p.flags & SAME_KV) != 0u;
     for (var chunk = 0u; chunk < p.nq; chunk += 4u * HALF) {
         let n = min(4u * HALF, p.nq - chunk);
         let quads = (n + 3u) / 4u;
@@ -340,9 +359,9 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
             }
         }
         workgroupBarrier();
-        let add_v = chunk > 0u || (p.flags & ADD_V) != 0u;
-        let add_k = chunk > 0u || (p.flags & ADD_K) != 0u;
-        if same {
+        let add_v = ADD_V || (!ONE_CHUNK && chunk > 0u);
+        let add_k = ADD_K || (!ONE_CHUNK && chunk > 0u);
+        if SAME_KV {
             mix(DOUT, o_rows, chunk, quads, 0u, false, k_rows, row, add_k, false, false, lane);
             mix(Q, q_rows, chunk, quads, HALF, false, k_rows, row, true, false, false, lane);
         } else {

@@ -2,6 +2,8 @@
 // A workgroup takes `per` rows one after the other. Its lanes stride over the columns and keep the ROWS values that each
 // owns in registers, w and b for all its rows, so that everything is read once. Lanes beyond the last column repeat it,
 // value and all. Rows are contiguous; group g has `rows` of them and its own w and b.
+// The entry points with `_lanes` give a lane a row and need no barrier: on drivers that run on the CPU's vector units a
+// lane's load is a gather wherever it lies. There d divides by four.
 // Bytes 8 a value forward, 12 backward;   FLOPs about 8 a value.
 struct P {
     rows: u32, // a group
@@ -76,6 +78,54 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
 }
 
+fn x_at(at: u32) -> vec4<f32> {
+    return vec4<f32>(x[at], x[at + 1u], x[at + 2u], x[at + 3u]);
+}
+
+fn w_at(at: u32) -> vec4<f32> {
+    return vec4<f32>(w[at], w[at + 1u], w[at + 2u], w[at + 3u]);
+}
+
+fn total(v: vec4<f32>) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
+}
+
+@compute @workgroup_size(LANES)
+fn forward_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                 @builtin(local_invocation_index) lane: u32) {
+    let index = group_index(id, groups);
+    let g = index / p.blocks;
+    let r = index % p.blocks * LANES + lane;
+    if g >= p.groups || r >= p.rows {
+        return;
+    }
+    let row = g * p.rows + r;
+    let at = row * p.d;
+    let n = f32(p.d);
+    var sum = vec4<f32>(0.0);
+    for (var i = 0u; i < p.d; i += 4u) {
+        sum += x_at(at + i);
+    }
+    let mean = total(sum) / n;
+    var squares = vec4<f32>(0.0);
+    for (var i = 0u; i < p.d; i += 4u) {
+        let v = x_at(at + i) - mean;
+        squares = fma(v, v, squares);
+    }
+    let inverse = inverseSqrt(total(squares) / n + p.eps);
+    for (var i = 0u; i < p.d; i += 4u) {
+        let v = (x_at(at + i) - mean) * inverse * w_at(g * p.d + i);
+        let add = g * p.d + i;
+        y[at + i] = v.x + b[add];
+        y[at + i + 1u] = v.y + b[add + 1u];
+        y[at + i + 2u] = v.z + b[add + 2u];
+        y[at + i + 3u] = v.w + b[add + 3u];
+    }
+    stats[row * 2u] = mean;
+    stats[row * 2u + 1u] = inverse;
+}
+
+override ACCUMULATE: bool = false; // backward_x_lanes
 @group(0) @binding(3) var<storage, read> saved: array<f32>;     // backward: stats
 @group(0) @binding(4) var<storage, read> dy: array<f32>;        // backward
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;  // backward_x
@@ -119,6 +169,46 @@ fn backward_x(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
             //@end
         }
     }
+}
+
+@compute @workgroup_size(LANES)
+fn backward_x_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                    @builtin(local_invocation_index) lane: u32) {
+    let index = group_index(id, groups);
+    let g = index / p.blocks;
+    let r = index % p.blocks * LANES + lane;
+    if g >= p.groups || r >= p.rows {
+        return;
+    }
+    let row = g * p.rows + r;
+    let at = row * p.d;
+    let mean = saved[row * 2u];
+    let inverse = saved[row * 2u + 1u];
+    var sum = vec4<f32>(0.0);
+    var dot = vec4<f32>(0.0);
+    for (var i = 0u; i < p.d; i += 4u) {
+        let v = w_at(g * p.d + i) * dy_at(at + i);
+        sum += v;
+        dot = fma(v, (x_at(at + i) - mean) * inverse, dot);
+    }
+    let mean_v = total(sum) / f32(p.d);
+    let mean_vx = total(dot) / f32(p.d);
+    for (var i = 0u; i < p.d; i += 4u) {
+        let v = w_at(g * p.d + i) * dy_at(at + i);
+        var d = inverse * (v - mean_v - (x_at(at + i) - mean) * inverse * mean_vx);
+        let to = at + i;
+        if ACCUMULATE {
+            d += vec4<f32>(dx[to], dx[to + 1u], dx[to + 2u], dx[to + 3u]);
+        }
+        dx[to] = d.x;
+        dx[to + 1u] = d.y;
+        dx[to + 2u] = d.z;
+        dx[to + 3u] = d.w;
+    }
+}
+
+fn dy_at(at: u32) -> vec4<f32> {
+    return vec4<f32>(dy[at], dy[at + 1u], dy[at + 2u], dy[at + 3u]);
 }
 
 @group(0) @binding(2) var<storage, read> stats_in: array<f32>; // backward_wb

@@ -2,7 +2,7 @@
 // uniform load from a buffer costs twice that from workgroup memory and a lane's load is a gather, packed or not.
 //
 //   A     any strides
-//   B     panels (see matmul.wgsl), or as it lies: four columns side by side, or four steps of k side by side
+//   B     panels (see matmul.wgsl), or any strides
 //   C     rows c.row apart; n divides by COLUMNS
 //
 // A workgroup takes ROWS rows and walks `blocks` blocks of COLUMNS LANES columns. A pass of 4 STEPS steps of k first
@@ -13,16 +13,13 @@
 // bytes 4 G (M K N / (COLUMNS LANES blocks) + K N M / ROWS + 2 M N K / (4 STEPS)).
 
 override LANES: u32 = 16u; // divides ROWS and STEPS
-override B_LIES: u32 = 0u;
+override PACKED: bool = false;
+override HAS_SUMS: bool = false; // sums [groups, m] = the sums of A's rows; A's rows lie side by side
 override K_FOURS: bool = false; // k divides by 4
 const ROWS: u32 = 1u;
 const COLUMNS: u32 = 4u;
 alias Columns = vec4<f32>;
 const STEPS: u32 = 64u;
-
-const PACKED: u32 = 0u;
-const BY_ROWS: u32 = 1u;    // b.col is 1; COLUMNS is 4; n, b.row and the groups' strides divide by 4
-const BY_COLUMNS: u32 = 2u; // b.row is 1; COLUMNS is 4; k, b.col and the groups' strides divide by 4
 
 //@include lie
 //@include epilogue
@@ -40,7 +37,7 @@ struct P {
     accumulate: u32,
     has_bias: u32,
     panels: u32,
-    pad_a: u32,
+    add_sums: u32, // sums += instead of =
     pad_b: u32,
     a: Lie,
     b: Lie,
@@ -48,10 +45,11 @@ struct P {
 }
 @group(0) @binding(0) var<uniform> p: P;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [groups, n]
 @group(0) @binding(4) var<storage, read_write> c: array<f32>;
 @group(0) @binding(5) var<storage, read_write> extra: array<f32>; // as c
+@group(0) @binding(6) var<storage, read_write> sums: array<f32>;
 
 var<workgroup> tile: array<vec4<f32>, ROWS * STEPS>; // [row][k / 4], zero beyond k
 
@@ -66,12 +64,12 @@ fn a_quad(start: u32, k: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), vec4<f32>(a[near.x], a[near.y], a[near.z], a[near.w]), steps < vec4<u32>(p.k));
 }
 
-fn columns(v: vec4<f32>) -> Columns {
-    var some: Columns;
+fn b_at(at: u32, column: u32) -> Columns {
+    var v: Columns;
     //@repeat COLUMNS
-    some[0u] = v[0u];
+    v[0u] = b[at + 0u * column];
     //@end
-    return some;
+    return v;
 }
 
 fn bias_at(at: u32) -> Columns {
@@ -116,9 +114,9 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     let first_block = (index / p.row_blocks % p.spans) * p.blocks;
     let last = p.k - 1u;
     let a_start = start_of(p.a, g);
-    let b_start = start_of(p.b, g) / 4u;
-    let b_col = p.b.col / 4u;
-    let b_row = p.b.row / 4u;
+    let b_start = start_of(p.b, g);
+    let b_col = select(p.b.col, 1u, PACKED);
+    let b_row = select(p.b.row, 4u * LANES, PACKED);
     let c_row = p.c.row;
     let c_start = start_of(p.c, g) + row * c_row;
     let rows = min(ROWS, p.m - row); // of C
@@ -127,14 +125,21 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         workgroupBarrier();
         // Lanes side by side read what lies side by side in A. What they copy beyond the last step nobody reads.
         if p.a.row == 1u {
-            for (var s = 0u; s < steps; s += 2u) {
-                for (var r0 = 0u; r0 < ROWS; r0 += LANES) {
-                    let r = r0 + lane;
-                    let start = a_start + min(row + r, p.m - 1u);
+            for (var r0 = 0u; r0 < ROWS; r0 += LANES) {
+                let r = r0 + lane;
+                let start = a_start + min(row + r, p.m - 1u);
+                var sum = vec4<f32>(0.0);
+                for (var s = 0u; s < steps; s += 2u) {
                     let x = a_quad(start, k0 + 4u * s);
                     let y = a_quad(start, k0 + 4u * s + 4u);
                     tile[r * STEPS + s] = x;
                     tile[r * STEPS + s + 1u] = y;
+                    sum += x + select(vec4<f32>(0.0), y, s + 1u < steps);
+                }
+                if HAS_SUMS && first_block == 0u && r < rows {
+                    let at = g * p.m + row + r;
+                    let before = select(0.0, sums[at], k0 > 0u || p.add_sums != 0u);
+                    sums[at] = before + ((sum.x + sum.y) + (sum.z + sum.w));
                 }
             }
         } else {
@@ -169,39 +174,13 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
                 acc_0 += extra_at(c_start + min(0u, rows - 1u) * c_row + near);
                 //@end
             }
-            let panel = (g * p.panels + block) * p.k * LANES + lane;
-            let b_near = b_start + near / 4u * select(1u, 4u * b_col, B_LIES == BY_COLUMNS);
+            let b_near = select(b_start + near * b_col, ((g * p.panels + block) * p.k * LANES + lane) * 4u, PACKED);
             for (var s = 0u; s < steps; s += 1u) {
                 let k = k0 + 4u * s;
-                var b_x: vec4<f32>;
-                var b_y: vec4<f32>;
-                var b_z: vec4<f32>;
-                var b_w: vec4<f32>;
-                if B_LIES == PACKED {
-                    b_x = b[panel + k * LANES];
-                    b_y = b[panel + min(k + 1u, last) * LANES];
-                    b_z = b[panel + min(k + 2u, last) * LANES];
-                    b_w = b[panel + min(k + 3u, last) * LANES];
-                } else if B_LIES == BY_ROWS {
-                    b_x = b[b_near + k * b_row];
-                    b_y = b[b_near + min(k + 1u, last) * b_row];
-                    b_z = b[b_near + min(k + 2u, last) * b_row];
-                    b_w = b[b_near + min(k + 3u, last) * b_row];
-                } else {
-                    let at = b_near + k / 4u;
-                    let q_x = b[at];
-                    let q_y = b[at + b_col];
-                    let q_z = b[at + 2u * b_col];
-                    let q_w = b[at + 3u * b_col];
-                    b_x = vec4<f32>(q_x.x, q_y.x, q_z.x, q_w.x);
-                    b_y = vec4<f32>(q_x.y, q_y.y, q_z.y, q_w.y);
-                    b_z = vec4<f32>(q_x.z, q_y.z, q_z.z, q_w.z);
-                    b_w = vec4<f32>(q_x.w, q_y.w, q_z.w, q_w.w);
-                }
-                let m_x = columns(b_x);
-                let m_y = columns(b_y);
-                let m_z = columns(b_z);
-                let m_w = columns(b_w);
+                let m_x = b_at(b_near + k * b_row, b_col);
+                let m_y = b_at(b_near + min(k + 1u, last) * b_row, b_col);
+                let m_z = b_at(b_near + min(k + 2u, last) * b_row, b_col);
+                let m_w = b_at(b_near + min(k + 3u, last) * b_row, b_col);
                 //@repeat ROWS
                 let x_0 = tile[0u * STEPS + s];
                 acc_0 = fma(Columns(x_0.x), m_x, acc_0);

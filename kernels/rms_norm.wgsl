@@ -1,6 +1,7 @@
 // y = factor x / max(|x|, 1e-12) * gamma over the last axis: RMSNorm with factor sqrt(d), unit vectors with 1.
 // gamma is a vector a group (stride 1), one number a group (stride 0) or absent.
-// A workgroup takes `per` rows one after the other, as in layer_norm.wgsl.
+// A workgroup takes `per` rows one after the other, or, in the entry points with `_lanes`, a lane takes a row, as in
+// layer_norm.wgsl.
 // Bytes 8 a value forward, 12 backward; FLOPs about 4.
 struct P {
     rows: u32, // a group
@@ -74,6 +75,45 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
 }
 
+fn x_at(at: u32) -> vec4<f32> {
+    return vec4<f32>(x[at], x[at + 1u], x[at + 2u], x[at + 3u]);
+}
+
+fn gammas_at(group: u32, i: u32) -> vec4<f32> {
+    return vec4<f32>(gamma_at(group, i), gamma_at(group, i + 1u), gamma_at(group, i + 2u), gamma_at(group, i + 3u));
+}
+
+fn total(v: vec4<f32>) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
+}
+
+@compute @workgroup_size(LANES)
+fn forward_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                 @builtin(local_invocation_index) lane: u32) {
+    let index = group_index(id, groups);
+    let g = index / p.blocks;
+    let r = index % p.blocks * LANES + lane;
+    if g >= p.groups || r >= p.rows {
+        return;
+    }
+    let row = g * p.rows + r;
+    let at = row * p.d;
+    var squares = vec4<f32>(0.0);
+    for (var i = 0u; i < p.d; i += 4u) {
+        squares = fma(x_at(at + i), x_at(at + i), squares);
+    }
+    let inverse = 1.0 / max(sqrt(total(squares)), 1e-12);
+    for (var i = 0u; i < p.d; i += 4u) {
+        let v = x_at(at + i) * inverse * (gammas_at(g, i) * p.factor);
+        y[at + i] = v.x;
+        y[at + i + 1u] = v.y;
+        y[at + i + 2u] = v.z;
+        y[at + i + 3u] = v.w;
+    }
+    norms[row] = inverse;
+}
+
+override ACCUMULATE: bool = false; // backward_x_lanes
 @group(0) @binding(3) var<storage, read> saved: array<f32>;    // backward: norms
 @group(0) @binding(4) var<storage, read> dy: array<f32>;       // backward
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>; // backward_x
@@ -113,6 +153,41 @@ fn backward_x(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
             //@end
         }
     }
+}
+
+@compute @workgroup_size(LANES)
+fn backward_x_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                    @builtin(local_invocation_index) lane: u32) {
+    let index = group_index(id, groups);
+    let g = index / p.blocks;
+    let r = index % p.blocks * LANES + lane;
+    if g >= p.groups || r >= p.rows {
+        return;
+    }
+    let row = g * p.rows + r;
+    let at = row * p.d;
+    let inverse = saved[row];
+    var dots = vec4<f32>(0.0);
+    for (var i = 0u; i < p.d; i += 4u) {
+        dots = fma(gammas_at(g, i) * dy_at(at + i), x_at(at + i) * inverse, dots);
+    }
+    let dot = total(dots);
+    let scale = p.factor * inverse;
+    for (var i = 0u; i < p.d; i += 4u) {
+        var d = scale * (gammas_at(g, i) * dy_at(at + i) - x_at(at + i) * inverse * dot);
+        let to = at + i;
+        if ACCUMULATE {
+            d += vec4<f32>(dx[to], dx[to + 1u], dx[to + 2u], dx[to + 3u]);
+        }
+        dx[to] = d.x;
+        dx[to + 1u] = d.y;
+        dx[to + 2u] = d.z;
+        dx[to + 3u] = d.w;
+    }
+}
+
+fn dy_at(at: u32) -> vec4<f32> {
+    return vec4<f32>(dy[at], dy[at + 1u], dy[at + 2u], dy[at + 3u]);
 }
 
 @group(0) @binding(2) var<storage, read> norms_in: array<f32>; // backward_gamma

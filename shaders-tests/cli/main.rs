@@ -1,5 +1,7 @@
 //! The program itself, as a user runs it.
 
+#[cfg(all(feature = "gdal", feature = "parquet"))]
+mod archives;
 mod bad_input;
 mod eval;
 mod info;

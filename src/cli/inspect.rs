@@ -26,9 +26,26 @@ pub struct InspectArgs {
     /// Check every patch of a store against its checksum
     #[arg(long)]
     verify: bool,
+    /// Write the pairs of a store as GeoTIFFs into this folder
+    #[arg(long, value_name = "DIR")]
+    export: Option<PathBuf>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
+}
+
+#[cfg(feature = "gdal")]
+fn export(path: &str, folder: &std::path::Path) -> Result<()> {
+    let source = crate::data::open(path, None)?;
+    let bar = super::encoder::bar(source.len())?;
+    crate::data::geotiff::export::export(&*source, folder, |_| bar.inc(1))?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+#[cfg(not(feature = "gdal"))]
+fn export(path: &str, _: &std::path::Path) -> Result<()> {
+    anyhow::bail!("{path}: this build writes no GeoTIFFs; build with --features gdal")
 }
 
 /// Runs the subcommand.
@@ -40,6 +57,9 @@ pub fn run(args: InspectArgs) -> Result<()> {
     if args.verify {
         let patches = verify(&args.path)?;
         eprintln!("csmoe: {patches} patches have their checksums");
+    }
+    if let Some(folder) = &args.export {
+        export(&args.path, folder)?;
     }
     let (found, sheet) = inspect(&args.path, &options, args.scenes as usize)?;
     if let Some(out) = &args.out {

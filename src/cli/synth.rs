@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::data::DEFAULT_TILE_PX;
 use crate::data::synth::DEFAULT_SEED;
 
 /// Write a procedural archive of co-registered S1/S2 tiles with labels and masks
@@ -34,8 +33,8 @@ pub struct SynthArgs {
 /// A folder that cannot be written.
 #[cfg(feature = "gdal")]
 pub fn run(args: SynthArgs) -> anyhow::Result<()> {
-    use crate::data::PairSource;
     use crate::data::synth::Synth;
+    use crate::data::{DEFAULT_TILE_PX, PairSource};
 
     let usual = if args.layout == "major-tom" { crate::data::archive::TILE_PX } else { DEFAULT_TILE_PX };
     let tile_px = args.tile_px.map_or(usual, |px| px as usize);
@@ -44,7 +43,7 @@ pub fn run(args: SynthArgs) -> anyhow::Result<()> {
     let bar = indicatif::ProgressBar::new(args.pairs as u64).with_style(style);
     let done = |_| bar.inc(1);
     match args.layout.as_str() {
-        "geotiff" => synth.write(&args.out, done)?,
+        "geotiff" => crate::data::geotiff::export::export(&synth, &args.out, done)?,
         #[cfg(feature = "parquet")]
         "major-tom" => synth.write_major_tom(&args.out, &cells(&synth), done)?,
         #[cfg(feature = "parquet")]

@@ -98,6 +98,10 @@ pub fn run(spec: &str, gpu: Option<&Gpu>, options: &Options, seen: impl Fn(&Stag
         })?);
         let scene = reader.scene(0)?;
         keep(time("cut patches", 1, bytes, options.each, || Ok(cut(&scene, px, false)?.patches.len()))?);
+        if reader.about().patches_per_scene > 1 {
+            // Whole cells are cut into a store first; nothing trains on them as they lie.
+            return Ok(Report::of(spec, px, stages));
+        }
     }
     let source: Arc<dyn PairSource> = open(spec, None)?.into();
     let plane = source.tile_px() * source.tile_px();
@@ -147,10 +151,16 @@ pub fn run(spec: &str, gpu: Option<&Gpu>, options: &Options, seen: impl Fn(&Stag
             Ok(pairs)
         })?);
     }
-    let alone = stages.iter().filter(|s| !["loader", "all together"].contains(&s.name.as_str()));
-    let slowest = alone.max_by(|a, b| a.cpu_us_per_pair.total_cmp(&b.cpu_us_per_pair));
-    let limit = slowest.map(|s| s.name.clone()).unwrap_or_default();
-    Ok(Report { data: spec.into(), tile_px: source.tile_px(), stages, limit })
+    Ok(Report::of(spec, source.tile_px(), stages))
+}
+
+impl Report {
+    fn of(spec: &str, tile_px: usize, stages: Vec<Stage>) -> Self {
+        let alone = stages.iter().filter(|s| !["loader", "all together"].contains(&s.name.as_str()));
+        let slowest = alone.max_by(|a, b| a.cpu_us_per_pair.total_cmp(&b.cpu_us_per_pair));
+        let limit = slowest.map(|s| s.name.clone()).unwrap_or_default();
+        Report { data: spec.into(), tile_px, stages, limit }
+    }
 }
 
 fn cut_count(scene: &crate::data::archive::Scene, px: usize) -> usize {

@@ -19,9 +19,10 @@ const BACKWARD_KV: Kernel = Kernel::new("attention", "backward_kv");
 const TILES_FORWARD: Kernel = Kernel::new("attention_tiles", "forward").trusted();
 const TILES_BACKWARD_Q: Kernel = Kernel::new("attention_tiles", "backward_q").trusted();
 const TILES_BACKWARD_KV: Kernel = Kernel::new("attention_tiles", "backward_kv").trusted();
-/// Most rows of a workgroup of the tiled kernels, and keys it sees at a time.
+/// Most rows of a workgroup of the tiled kernels, and keys it sees at a time, in forward and backward.
 const TILE_ROWS: usize = 32;
 const TILE_KEYS: usize = 224;
+const TILE_KEYS_BACKWARD: usize = 128;
 
 /// How the rows of all sequences lie in a tensor: sequence `z` starts at `base + z / inner * outer + z % inner *
 /// inner_stride`, and its rows are `row` elements apart.
@@ -78,6 +79,7 @@ struct Attend {
 impl Attend {
     /// One dispatch over the rows of one side, `n` a sequence.
     fn launch<'t>(&self, t: &'t mut Tape, kernel: Kernel, n: usize, args: &[Arg], flags: u32) -> &'t mut Launch {
+        let lanes = t.target.lanes.min(64);
         let Size { z, inner, nq, nk, d, scale } = self.size;
         // Rows in equal blocks: a last block of a few rows would cost as much as a full one. A single block's are
         // rounded, so that fewer kernels are compiled.
@@ -91,8 +93,22 @@ impl Attend {
         };
         let mut words = words![nq, nk, d, z, inner, blocks, scale, flags].to_vec();
         words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
-        let lanes = t.target.lanes.min(64);
-        t.launch(kernel.rows(rows as u32), (z * blocks) as u64, args, &words).constant("LANES", lanes)
+        let kernel = kernel.rows(rows as u32);
+        let groups = (z * blocks) as u64;
+        if !self.tiles {
+            return t.launch(kernel, groups, args, &words).constant("LANES", lanes);
+        }
+        let seen = if kernel.entry == TILES_BACKWARD_KV.entry { nq } else { nk };
+        let most = if kernel.entry == TILES_FORWARD.entry { TILE_KEYS } else { TILE_KEYS_BACKWARD };
+        // As many columns a lane as leave the fewest lanes idle.
+        let work = |columns: &u32| d.div_ceil((columns * lanes) as usize) as u32 * columns;
+        let columns = [4, 3, 2].into_iter().filter(|c| d % *c as usize == 0).min_by_key(work).unwrap_or(4);
+        let launch = t.launch(kernel.columns(columns), groups, args, &words).constant("LANES", lanes);
+        launch.constant("ONE_CHUNK", u32::from(seen <= most));
+        for (bit, name) in [(ADD_Q, "ADD_Q"), (ADD_K, "ADD_K"), (ADD_V, "ADD_V"), (SAME_KV, "SAME_KV")] {
+            launch.constant(name, u32::from(flags & bit != 0));
+        }
+        launch
     }
 
     fn sides(&self) -> [Arg; 3] {

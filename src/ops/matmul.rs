@@ -3,10 +3,10 @@
 //!                                                                                      kernels/matmul_tiles.wgsl
 //! Every product here, forward or backward, is C = A B with A of any strides. The generic kernel takes any shape and
 //! packs B into panels; the one with tiles, for software devices, takes widths that divide by 4 and packs B only where
-//! enough rows share the panels.
+//! enough rows share the panels and B's own rows lie far apart.
 
 use crate::gpu::Kernel;
-use crate::tensor::{Arg, Tape, Tensor};
+use crate::tensor::{Arg, GradOut, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
@@ -16,8 +16,9 @@ const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
 const TILES: Kernel = Kernel::new("matmul_tiles", "product").trusted();
 /// Blocks of columns a workgroup of the tiled kernel walks at most: B's share of a pass is then 1 MiB.
 const BLOCKS: usize = 16;
-/// Rows from which on packing B pays.
+/// Rows of A, and a stride of B, from which on packing B for the tiled kernel pays.
 const PACK_ROWS: usize = 192;
+const PACK_STRIDE: usize = 768;
 /// Steps of k a workgroup packs.
 const PACK_CHUNK: usize = 64;
 const PACK: Kernel = Kernel::new("matmul", "pack");
@@ -110,33 +111,28 @@ fn part(x: Tensor, groups: usize, range: &std::ops::Range<usize>) -> Arg {
     x.window(range.start * each, range.len() * each)
 }
 
-/// How the tiled kernel reads B; the numbers are the kernel's.
-#[derive(Clone, Copy, PartialEq)]
-enum Lies {
-    Packed = 0,
-    ByRows = 1,
-    ByColumns = 2,
-}
-
-/// How the tiled kernel would best read B, and columns a lane; none where the shape is not for it.
-fn tiled(t: &Tape, size: Size, b: Matrix) -> Option<(Lies, usize)> {
+/// Columns a lane of the tiled kernel takes; none where the shape is not for it.
+fn tiled(t: &Tape, size: Size) -> Option<usize> {
     if !t.target.tiles || !size.n.is_multiple_of(4) {
         return None;
     }
-    let fours = |lead: usize| [lead, b.outer, b.inner_stride].iter().all(|stride| stride.is_multiple_of(4));
-    let lies = match (b.row, b.col) {
-        _ if size.m >= PACK_ROWS => Lies::Packed,
-        (row, 1) if fours(row) => Lies::ByRows,
-        (1, col) if fours(col) && size.k.is_multiple_of(4) => Lies::ByColumns,
-        _ => Lies::Packed,
-    };
     let idle = |columns: usize| size.n.next_multiple_of(columns * t.target.lanes as usize) - size.n;
     let three = size.n.is_multiple_of(3) && 4 * idle(3) + size.n <= 4 * idle(4);
-    if three { Some((Lies::Packed, 3)) } else { Some((lies, 4)) }
+    Some(if three { 3 } else { 4 })
 }
 
-/// C = A B; `c` and what the epilogue names lie alike.
-fn product(t: &mut Tape, size: Size, a: Matrix, b: Matrix, bias: Option<Tensor>, c: Matrix, epilogue: Epilogue) {
+/// C = A B; `c` and what the epilogue names lie alike. The tiled kernel also gives the sums [groups, m] of A's rows
+/// where those lie side by side.
+fn product(
+    t: &mut Tape,
+    size: Size,
+    a: Matrix,
+    b: Matrix,
+    bias: Option<Tensor>,
+    c: Matrix,
+    epilogue: Epilogue,
+    sums: Option<GradOut>,
+) {
     let Size { groups: all, m, n, k } = size;
     let lanes = t.target.lanes as usize;
     let (code, accumulate, extra) = match epilogue {
@@ -145,11 +141,11 @@ fn product(t: &mut Tape, size: Size, a: Matrix, b: Matrix, bias: Option<Tensor>,
         Epilogue::Gelu(x) => (2, false, Some(x)),
         Epilogue::GeluGrad(x) => (3, false, Some(x)),
     };
-    let tiles = tiled(t, size, b);
-    let columns = tiles.map_or(4, |(_, columns)| columns);
+    let tiles = tiled(t, size);
+    let columns = tiles.unwrap_or(4);
     let panels = n.div_ceil(columns * lanes);
     let packed = match tiles {
-        Some((Lies::ByRows | Lies::ByColumns, _)) => None,
+        Some(_) if m < PACK_ROWS || b.row.max(b.col) < PACK_STRIDE => None,
         _ => Some(pack(t, b, size, columns)),
     };
     // A binding that a plain product does not look at still needs a buffer.
@@ -160,7 +156,7 @@ fn product(t: &mut Tape, size: Size, a: Matrix, b: Matrix, bias: Option<Tensor>,
             Some(packed) => (part(packed, all, &groups), [0, 0, 0, 0, 1, 0, 0, 0]),
             None => b.bind(all, &groups),
         };
-        let args = [
+        let mut args = vec![
             a_arg,
             b_arg,
             bias.map_or(b_arg, |bias| part(bias, all, &groups)),
@@ -175,7 +171,7 @@ fn product(t: &mut Tape, size: Size, a: Matrix, b: Matrix, bias: Option<Tensor>,
                 words.extend(c_lie);
                 t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
             }
-            Some((lies, columns)) => {
+            Some(_) => {
                 let rows = tile_rows(m);
                 let row_blocks = m.div_ceil(rows);
                 // Long walks reuse A's tile; short ones keep all cores busy.
@@ -183,13 +179,15 @@ fn product(t: &mut Tape, size: Size, a: Matrix, b: Matrix, bias: Option<Tensor>,
                 let spans = panels.div_ceil(most);
                 let blocks = panels.div_ceil(spans);
                 let mut words = words![m, n, k, row_blocks, spans, blocks, groups.len(), accumulate].to_vec();
-                words.extend(words![bias.is_some(), panels, 0u32, 0u32]);
+                words.extend(words![bias.is_some(), panels, sums.is_some_and(|s| s.accumulate), 0u32]);
                 words.extend(a_lie);
                 words.extend(b_lie);
                 words.extend(c_lie);
+                args.push(sums.map_or(unused.into(), |s| part(s.tensor, all, &groups)));
                 let kernel = TILES.rows(rows as u32).columns(columns as u32);
                 t.launch(kernel, (groups.len() * spans * row_blocks) as u64, &args, &words)
-                    .constant("B_LIES", lies as u32)
+                    .constant("PACKED", u32::from(packed.is_some()))
+                    .constant("HAS_SUMS", u32::from(sums.is_some()))
                     .constant("K_FOURS", u32::from(k.is_multiple_of(4)))
             }
         };
@@ -233,24 +231,26 @@ impl Layer {
     /// `y = x w^T + b`.
     fn forward(&self, t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, y: Tensor, epilogue: Epilogue) {
         let size = Size { groups: self.groups, m: self.m, n: self.n, k: self.k };
-        product(t, size, self.x(x), self.w(w).transposed(), b, self.y(y), epilogue);
+        product(t, size, self.x(x), self.w(w).transposed(), b, self.y(y), epilogue, None);
     }
 
     /// `dx = dy w`.
     fn input_grad(&self, t: &mut Tape, dy: Tensor, w: Tensor, dx: Tensor, epilogue: Epilogue) {
         let size = Size { groups: self.groups, m: self.m, n: self.k, k: self.n };
-        product(t, size, self.y(dy), self.w(w), None, self.x(dx), epilogue);
+        product(t, size, self.y(dy), self.w(w), None, self.x(dx), epilogue, None);
     }
 
     /// `dw = dy^T x`, `db` = sum of the rows of dy.
     fn weight_grads(&self, t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, dy: Tensor) {
         let g = self.groups;
+        let mut db = b.and_then(|b| t.grad_out(b));
         if let Some(dw) = t.grad_out(w) {
             let size = Size { groups: g, m: self.n, n: self.k, k: self.m };
             let plain = Epilogue::Plain { accumulate: dw.accumulate };
-            product(t, size, self.y(dy).transposed(), self.x(x), None, self.w(dw.tensor), plain);
+            let sums = tiled(t, size).and_then(|_| db.take());
+            product(t, size, self.y(dy).transposed(), self.x(x), None, self.w(dw.tensor), plain, sums);
         }
-        if let Some(db) = b.and_then(|b| t.grad_out(b)) {
+        if let Some(db) = db {
             let lanes = t.target.lanes;
             let blocks = self.n.div_ceil(4 * lanes as usize);
             for groups in windows(t, g, &[dy]) {
@@ -314,17 +314,17 @@ pub fn mix(t: &mut Tape, a: Tensor, x: Tensor) -> Result<Tensor> {
     let lie = |tensor: Tensor, rows: usize, cols: usize| Matrix::new(tensor, rows, cols, 1);
     let plain = |accumulate: bool| Epilogue::Plain { accumulate };
     let size = Size { groups, m, n, k };
-    product(t, size, lie(a, m, k), lie(x, k, n), None, lie(y, m, n), plain(false));
+    product(t, size, lie(a, m, k), lie(x, k, n), None, lie(y, m, n), plain(false), None);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         let dy = lie(dy, m, n);
         if let Some(da) = t.grad_out(a) {
             let size = Size { groups, m, n: k, k: n };
-            product(t, size, dy, lie(x, k, n).transposed(), None, lie(da.tensor, m, k), plain(da.accumulate));
+            product(t, size, dy, lie(x, k, n).transposed(), None, lie(da.tensor, m, k), plain(da.accumulate), None);
         }
         if let Some(dx) = t.grad_out(x) {
             let size = Size { groups, m: k, n, k: m };
-            product(t, size, lie(a, m, k).transposed(), dy, None, lie(dx.tensor, k, n), plain(dx.accumulate));
+            product(t, size, lie(a, m, k).transposed(), dy, None, lie(dx.tensor, k, n), plain(dx.accumulate), None);
         }
         Ok(())
     });

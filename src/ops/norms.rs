@@ -2,30 +2,67 @@
 //!                                                          kernels/layer_norm.wgsl, kernels/rms_norm.wgsl
 
 use crate::gpu::{DeviceClass, Kernel};
-use crate::tensor::{Tape, Tensor};
+use crate::tensor::{Arg, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
-const LAYER_FORWARD: Kernel = Kernel::new("layer_norm", "forward").trusted();
-const LAYER_BACKWARD_X: Kernel = Kernel::new("layer_norm", "backward_x").trusted();
+const LAYER_FORWARD: [Kernel; 2] =
+    [Kernel::new("layer_norm", "forward").trusted(), Kernel::new("layer_norm", "forward_lanes")];
+const LAYER_BACKWARD_X: [Kernel; 2] =
+    [Kernel::new("layer_norm", "backward_x").trusted(), Kernel::new("layer_norm", "backward_x_lanes")];
 const LAYER_BACKWARD_WB: Kernel = Kernel::new("layer_norm", "backward_wb");
-const RMS_FORWARD: Kernel = Kernel::new("rms_norm", "forward").trusted();
-const RMS_BACKWARD_X: Kernel = Kernel::new("rms_norm", "backward_x").trusted();
+const RMS_FORWARD: [Kernel; 2] =
+    [Kernel::new("rms_norm", "forward").trusted(), Kernel::new("rms_norm", "forward_lanes")];
+const RMS_BACKWARD_X: [Kernel; 2] =
+    [Kernel::new("rms_norm", "backward_x").trusted(), Kernel::new("rms_norm", "backward_x_lanes")];
 const RMS_BACKWARD_GAMMA: Kernel = Kernel::new("rms_norm", "backward_gamma");
 const RMS_BACKWARD_SCALE: Kernel = Kernel::new("rms_norm", "backward_scale");
+
+/// Widest rows of which a lane takes one by itself.
+const WIDEST_BY_LANE: usize = 256;
 
 /// Lanes a row's workgroup has: one SIMD vector of a software device, two subgroups of others.
 fn lanes(t: &Tape) -> u32 {
     t.target.lanes.min(64)
 }
 
-/// Rows a workgroup takes, and workgroups a group: few rows where many workgroups are wanted at once.
-fn blocks(t: &Tape, rows: usize) -> (usize, usize) {
-    let per = match t.target.class {
-        DeviceClass::Software => 8,
-        DeviceClass::Hardware => 1,
-    };
-    (per, rows.div_ceil(per))
+/// How the rows of `g` groups are shared out.
+#[derive(Clone, Copy)]
+struct Rows {
+    /// A lane a row.
+    by_lane: bool,
+    /// Rows a workgroup takes, and workgroups a group.
+    per: usize,
+    blocks: usize,
+    groups: usize,
+    /// Values of a row that a lane owns.
+    values: u32,
+    lanes: u32,
+}
+
+impl Rows {
+    fn of(t: &Tape, [g, rows, d]: [usize; 3]) -> Self {
+        let lanes = lanes(t);
+        let by_lane = t.target.class == DeviceClass::Software && d % 4 == 0 && d <= WIDEST_BY_LANE;
+        let per = match t.target.class {
+            _ if by_lane => lanes as usize,
+            DeviceClass::Software => 8,
+            DeviceClass::Hardware => 1,
+        };
+        let values = d.div_ceil(lanes as usize) as u32;
+        Rows { by_lane, per, blocks: rows.div_ceil(per), groups: g, values, lanes }
+    }
+
+    /// One dispatch over all rows.
+    fn launch(&self, t: &mut Tape, kernels: [Kernel; 2], args: &[Arg], words: &[u32], accumulate: bool) {
+        let groups = (self.groups * self.blocks) as u64;
+        if self.by_lane {
+            let launch = t.launch(kernels[1], groups, args, words).constant("LANES", self.lanes);
+            launch.constant("ACCUMULATE", u32::from(accumulate));
+        } else {
+            t.launch(kernels[0].rows(self.values), groups, args, words).constant("LANES", self.lanes);
+        }
+    }
 }
 
 /// Layer normalisation (Ba et al. 2016) of `g` groups: `x` [g, rows, d], `w`, `b` [g, d] -> [g, rows, d].
@@ -38,33 +75,22 @@ pub fn layer_norm(t: &mut Tape, x: Tensor, w: Tensor, b: Tensor, eps: f32) -> Re
     b.expect("layer_norm: b", [g, d])?;
     let y = t.value([g, rows, d], &[x, w, b]);
     let stats = t.saved([g * rows, 2]);
-    let lanes = lanes(t);
-    let (per, count) = blocks(t, rows);
+    let share = Rows::of(t, [g, rows, d]);
+    let Rows { per, blocks, lanes, .. } = share;
     let args = [x.into(), w.into(), b.into(), y.into(), stats.into()];
-    t.launch(
-        LAYER_FORWARD.rows(d.div_ceil(lanes as usize) as u32),
-        (g * rows) as u64,
-        &args,
-        words![rows, d, g, eps, false, per, count],
-    )
-    .constant("LANES", lanes);
+    share.launch(t, LAYER_FORWARD, &args, words![rows, d, g, eps, false, per, blocks], false);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let (Some(dw), Some(db)) = (t.grad_out(w), t.grad_out(b)) {
             let args = [x.into(), stats.into(), dy.into(), dw.tensor.into(), db.tensor.into()];
             let groups = g * d.div_ceil(lanes as usize);
-            t.launch(LAYER_BACKWARD_WB, groups as u64, &args, words![rows, d, g, eps, dw.accumulate, per, count])
+            t.launch(LAYER_BACKWARD_WB, groups as u64, &args, words![rows, d, g, eps, dw.accumulate, per, blocks])
                 .constant("LANES", lanes);
         }
         if let Some(dx) = t.grad_out(x) {
             let args = [x.into(), w.into(), stats.into(), dy.into(), dx.tensor.into()];
-            t.launch(
-                LAYER_BACKWARD_X.rows(d.div_ceil(lanes as usize) as u32),
-                (g * rows) as u64,
-                &args,
-                words![rows, d, g, eps, dx.accumulate, per, count],
-            )
-            .constant("LANES", lanes);
+            let words = words![rows, d, g, eps, dx.accumulate, per, blocks];
+            share.launch(t, LAYER_BACKWARD_X, &args, words, dx.accumulate);
         }
         Ok(())
     });
@@ -91,14 +117,13 @@ pub fn rms_norm(t: &mut Tape, x: Tensor, gamma: Option<Tensor>, factor: f32) -> 
     }
     let y = t.value([g, rows, d], &from);
     let norms = t.saved([g * rows]);
-    let lanes = lanes(t);
-    let (per, count) = blocks(t, rows);
+    let share = Rows::of(t, [g, rows, d]);
+    let Rows { per, blocks, lanes, .. } = share;
     let gamma_arg = gamma.unwrap_or(x).into();
     let pack =
-        move |accumulate: bool| words![rows, d, g, factor, gamma.is_some(), stride, accumulate, per, count].to_vec();
+        move |accumulate: bool| words![rows, d, g, factor, gamma.is_some(), stride, accumulate, per, blocks].to_vec();
     let args = [x.into(), gamma_arg, y.into(), norms.into()];
-    t.launch(RMS_FORWARD.rows(d.div_ceil(lanes as usize) as u32), (g * count) as u64, &args, &pack(false))
-        .constant("LANES", lanes);
+    share.launch(t, RMS_FORWARD, &args, &pack(false), false);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(gamma) = gamma
@@ -113,13 +138,7 @@ pub fn rms_norm(t: &mut Tape, x: Tensor, gamma: Option<Tensor>, factor: f32) -> 
         }
         if let Some(dx) = t.grad_out(x) {
             let args = [x.into(), gamma_arg, norms.into(), dy.into(), dx.tensor.into()];
-            t.launch(
-                RMS_BACKWARD_X.rows(d.div_ceil(lanes as usize) as u32),
-                (g * rows) as u64,
-                &args,
-                &pack(dx.accumulate),
-            )
-            .constant("LANES", lanes);
+            share.launch(t, RMS_BACKWARD_X, &args, &pack(dx.accumulate), dx.accumulate);
         }
         Ok(())
     });

@@ -8,9 +8,8 @@ use super::grid::{Cell, Site, row_columns, rows};
 pub fn distinct_sites(places: impl Iterator<Item = (f64, f64)>) -> Vec<Site> {
     let mut taken = BTreeSet::new();
     let one = |(lat, lon): (f64, f64)| {
-        // Row r begins at r * 180 / rows-per-half-turn degrees.
-        let half_turn = rows().count() as f64;
-        let row = ((lat * half_turn / 180.0).floor() as i32).clamp(*rows().start(), *rows().end());
+        let row_height = Cell { row: 1, col: 0 }.corner().lat;
+        let row = ((lat / row_height).floor() as i32).clamp(*rows().start(), *rows().end());
         let columns = row_columns(row);
         let count = columns.clone().count() as i32;
         let mut col = ((lon * f64::from(count) / 360.0).floor() as i32).clamp(*columns.start(), *columns.end());
@@ -29,7 +28,7 @@ mod tests {
 
     #[test]
     fn places_find_their_cells() {
-        // Published corners: 454U_120R begins at 40.778443, 14.236311 or so; its centre lies inside it.
+        // A cell's centre lies inside it.
         for name in ["454U_120R", "455U_119R", "0U_199R", "100D_249L"] {
             let cell = Cell::parse(name).unwrap();
             let centre = cell.centre();

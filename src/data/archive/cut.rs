@@ -1,5 +1,6 @@
 //! From a scene to patches: one grid, one unit, whole patches only, and every other one counted by reason.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::super::geo::shifted;
@@ -51,8 +52,8 @@ impl Cut {
 }
 
 /// One band on the scene's grid: pixel (row, col) is `values[row / factor * width + col / factor]`.
-struct Plane {
-    values: Vec<f32>,
+struct Plane<'a> {
+    values: Cow<'a, [f32]>,
     width: usize,
     factor: usize,
 }
@@ -103,7 +104,14 @@ pub fn cut(scene: &Scene, px: usize, all: bool) -> Result<Cut> {
             for p in planes {
                 for y in row * px..(row + 1) * px {
                     let line = &p.values[y / p.factor * p.width..][..p.width];
-                    out.extend((col * px..(col + 1) * px).map(|x| line[x / p.factor]));
+                    let (first, last) = (col * px, (col + 1) * px);
+                    match p.factor {
+                        1 => out.extend_from_slice(&line[first..last]),
+                        2 if px.is_multiple_of(2) => {
+                            line[first / 2..last / 2].iter().for_each(|x| out.extend([*x; 2]));
+                        }
+                        f => out.extend((first..last).map(|x| line[x / f])),
+                    }
                 }
             }
             out
@@ -157,7 +165,7 @@ fn missing(scene: &Scene, bands: &[&str]) -> Error {
 }
 
 /// Brings a band onto the ruler's grid: repeated where it is coarser by a whole factor, averaged by area where it is finer.
-fn plane(band: &Band, ruler: &Band, notes: &mut Vec<&'static str>) -> Result<Plane> {
+fn plane<'a>(band: &'a Band, ruler: &Band, notes: &mut Vec<&'static str>) -> Result<Plane<'a>> {
     let disagrees = |problem: String| Error::new(&band.from, problem, "resample one image to the other's grid");
     if band.values.len() != band.width * band.height || band.values.is_empty() {
         return Err(disagrees(format!("{} values for {} x {} pixels", band.values.len(), band.width, band.height)));
@@ -179,7 +187,7 @@ fn plane(band: &Band, ruler: &Band, notes: &mut Vec<&'static str>) -> Result<Pla
     }
     let factor = ruler.width.checked_div(band.width).unwrap_or(0);
     if factor > 0 && (band.width * factor, band.height * factor) == (ruler.width, ruler.height) {
-        return Ok(Plane { values: band.values.clone(), width: band.width, factor });
+        return Ok(Plane { values: Cow::Borrowed(&band.values), width: band.width, factor });
     }
     if band.geo.is_some() && band.width > ruler.width && band.height > ruler.height {
         let note = "S1 on a finer grid, averaged by area";
@@ -187,7 +195,7 @@ fn plane(band: &Band, ruler: &Band, notes: &mut Vec<&'static str>) -> Result<Pla
             notes.push(note);
         }
         let values = average(&band.values, (band.width, band.height), (ruler.width, ruler.height));
-        return Ok(Plane { values, width: ruler.width, factor: 1 });
+        return Ok(Plane { values: Cow::Owned(values), width: ruler.width, factor: 1 });
     }
     let problem = format!("{} x {} pixels do not fit the {} x {}", band.width, band.height, ruler.width, ruler.height);
     Err(disagrees(format!("{problem} of {}", ruler.from)))

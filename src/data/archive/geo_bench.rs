@@ -18,7 +18,7 @@ pub struct GeoBench {
     about: About,
     root: PathBuf,
     samples: Vec<String>,
-    labels: BTreeMap<String, Vec<u32>>,
+    labels: Labels,
 }
 
 /// The usual name of a dataset: `02 - Blue` is B02, `08A - Vegetation Red Edge` B8A, `05 - VH.LEE Filtered` VH.
@@ -81,10 +81,13 @@ impl GeoBench {
     }
 }
 
+/// Classes by sample.
+type Labels = BTreeMap<String, Vec<u32>>;
+
 /// Class names, and the classes of each sample: from `label_map.json` (one a sample) or `label_stats.json` (several).
-fn labels(root: &Path) -> Result<(Vec<String>, BTreeMap<String, Vec<u32>>)> {
+fn labels(root: &Path) -> Result<(Vec<String>, Labels)> {
     let (map, stats) = (root.join("label_map.json"), root.join("label_stats.json"));
-    let mut labels = BTreeMap::<String, Vec<u32>>::new();
+    let mut labels = Labels::new();
     if map.is_file() {
         let value = json(&map)?;
         let mut classes: Vec<&String> = value.as_object().into_iter().flatten().map(|(class, _)| class).collect();

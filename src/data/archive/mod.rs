@@ -166,6 +166,7 @@ pub struct ArchiveOptions {
     pub only: Option<BTreeSet<String>>,
 }
 
+#[cfg(any(feature = "gdal", feature = "hdf5"))]
 impl ArchiveOptions {
     /// Keeps the scenes asked for; counts what was asked for and is not there.
     pub(crate) fn select<T>(&self, scenes: Vec<T>, id: impl Fn(&T) -> &str, about: &mut About) -> Result<Vec<T>> {

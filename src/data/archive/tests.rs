@@ -1,6 +1,8 @@
 //! The readers on real files; figures computed independently by tools/archive_goldens.py.
 
-use super::cut::{Cut, S1_MISSING, average, cut};
+#[cfg(feature = "gdal")]
+use super::cut::Cut;
+use super::cut::{average, cut};
 use super::*;
 
 /// A folder of real data; None, said aloud, where it is not at hand.
@@ -14,6 +16,7 @@ pub fn real(folder: &str) -> Option<String> {
     None
 }
 
+#[cfg(feature = "gdal")]
 fn first(spec: &str, options: &ArchiveOptions) -> (Scene, Cut) {
     let reader = open(spec, options).unwrap();
     let scene = reader.scene(0).unwrap();
@@ -21,6 +24,7 @@ fn first(spec: &str, options: &ArchiveOptions) -> (Scene, Cut) {
     (scene, cut)
 }
 
+#[cfg(all(feature = "gdal", feature = "parquet"))]
 fn mean(pixels: &[f32]) -> f64 {
     pixels.iter().map(|x| f64::from(*x)).sum::<f64>() / pixels.len() as f64
 }
@@ -39,7 +43,7 @@ fn major_tom_as_it_lies() {
     let want = &goldens["major_tom"];
     let kept: Vec<_> = cut.patches.iter().filter(|p| p.dropped.is_none()).collect();
     assert_eq!(kept.len() as u64, want["kept"].as_u64().unwrap());
-    assert_eq!(cut.dropped()[S1_MISSING] as u64, want["dropped"].as_u64().unwrap());
+    assert_eq!(cut.dropped()[super::cut::S1_MISSING] as u64, want["dropped"].as_u64().unwrap());
     let places: Vec<[usize; 2]> = kept.iter().map(|p| [p.at.0, p.at.1]).collect();
     assert_eq!(serde_json::to_value(places).unwrap(), want["places"]);
     for golden in want["patches"].as_array().unwrap() {
@@ -137,4 +141,159 @@ fn the_baseline_decides_about_the_offset() {
         assert_eq!(BoaOffset::Subtract.of(&name(baseline)), 1000.0);
     }
     assert_eq!(BoaOffset::Auto.of("38D_378R_2_3"), 0.0);
+}
+
+#[cfg(all(feature = "gdal", feature = "parquet"))]
+mod layouts {
+    use super::*;
+    use crate::data::synth::Synth;
+    use crate::data::synth::layouts::CellPlace;
+    use crate::data::{Pair, PairSource};
+
+    const PX: usize = 48;
+
+    fn cells(n: usize) -> Vec<CellPlace> {
+        let cell = |i: usize| CellPlace {
+            name: format!("{i}U_7R"),
+            row: i as i64,
+            col: 7,
+            lat: 1.0,
+            lon: 2.0,
+            crs: "EPSG:32631".into(),
+            left: 500_000.0 + i as f64,
+            top: 1e6,
+        };
+        (0..n).map(cell).collect()
+    }
+
+    /// Every scene of `spec` in patches of the scene's own size.
+    fn read(spec: &str) -> (About, Vec<(Scene, Cut)>) {
+        let reader = open(spec, &ArchiveOptions { tile_px: Some(PX), ..Default::default() }).unwrap();
+        let one = |i| {
+            let scene = reader.scene(i).unwrap();
+            let cut = cut(&scene, PX, false).unwrap();
+            (scene, cut)
+        };
+        (reader.about().clone(), (0..reader.len()).map(one).collect())
+    }
+
+    fn same(cut: &Cut, pair: &Pair) {
+        let [patch] = &cut.patches[..] else { panic!("{} patches", cut.patches.len()) };
+        assert!(patch.dropped.is_none() && patch.s2 == pair.s2, "{}", pair.id);
+        // Through a power and a logarithm in single precision.
+        assert!(patch.s1.iter().zip(&pair.s1).all(|(a, b)| (a - b).abs() < 2e-5), "{}", pair.id);
+    }
+
+    #[test]
+    fn major_tom_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let synth = Synth::new(3, 8, PX);
+        synth.write_major_tom(dir.path(), &cells(3), |_| {}).unwrap();
+        let (about, scenes) = read(dir.path().to_str().unwrap());
+        assert_eq!((about.format.as_str(), scenes.len()), ("Major TOM Core", 3));
+        for (i, (scene, cut)) in scenes.iter().enumerate() {
+            assert_eq!((scene.id.clone(), scene.offset), (format!("{i}U_7R"), 1000.0));
+            assert_eq!(scene.bands.iter().find(|b| b.name == "B05").unwrap().width, PX / 2);
+            let geo = cut.patches[0].geo.as_ref().unwrap();
+            assert_eq!((geo.transform[0], geo.crs.as_str()), (500_000.0 + i as f64, "EPSG:32631"));
+            same(cut, &synth.pair(i).unwrap());
+        }
+    }
+
+    #[test]
+    fn big_earth_net_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let synth = Synth::new(9, 8, PX);
+        synth.write_big_earth_net(dir.path(), |_| {}).unwrap();
+        let (about, scenes) = read(dir.path().to_str().unwrap());
+        assert_eq!((about.format.as_str(), about.classes.len(), scenes.len()), ("BigEarthNet v2", 19, 9));
+        for (i, (scene, cut)) in scenes.iter().enumerate() {
+            let pair = synth.pair(i).unwrap();
+            same(cut, &pair);
+            assert_eq!(cut.patches[0].s1, pair.s1, "decibels are stored as they are");
+            let class = &about.classes[scene.labels[0] as usize];
+            let own = &synth.describe().classes[pair.label.unwrap() as usize];
+            let known = [("water", "Inland waters"), ("forest", "Broad-leaved forest"), ("built-up", "Urban fabric")];
+            assert!(known.iter().all(|(a, b)| (own == a) == (class == b)), "{own} became {class}");
+            let most = |c: u8| scene.mask.iter().flatten().filter(|m| **m == c).count();
+            assert!(2 * most(scene.labels[0] as u8) > PX * PX);
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "hdf5")]
+    fn geo_bench_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let synth = Synth::new(20, 8, PX);
+        synth.write_geo_bench(dir.path(), |_| {}).unwrap();
+        let (about, mut scenes) = read(dir.path().to_str().unwrap());
+        assert_eq!((about.format.as_str(), about.classes.len(), scenes.len()), ("GEO-Bench 1.0", 8, 20));
+        scenes.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+        for (i, (scene, cut)) in scenes.iter().enumerate() {
+            let pair = synth.pair(i).unwrap();
+            same(cut, &pair);
+            let own = &synth.describe().classes[pair.label.unwrap() as usize];
+            assert_eq!(about.classes[scene.labels[0] as usize], *own);
+        }
+        // Not HDF5 at all, and half of a file.
+        let path = dir.path().join("id_000003.hdf5");
+        let whole = std::fs::read(&path).unwrap();
+        for bytes in [&b"nonsense"[..], &[], &whole[..whole.len() / 2]] {
+            std::fs::write(&path, bytes).unwrap();
+            let reader = open(dir.path().to_str().unwrap(), &ArchiveOptions::default()).unwrap();
+            let index = (0..20).find(|i| reader.id(*i) == "id_000003").unwrap();
+            let message = reader.scene(index).unwrap_err().to_string();
+            assert!(message.contains("id_000003.hdf5") && !message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn damaged_parquet_names_file_and_row_group() {
+        let dir = tempfile::tempdir().unwrap();
+        Synth::new(2, 8, PX).write_major_tom(dir.path(), &cells(2), |_| {}).unwrap();
+        let spec = dir.path().to_str().unwrap();
+        let path = dir.path().join("Core-S2L2A/images/part_00001.parquet");
+        let whole = std::fs::read(&path).unwrap();
+        let mut stream = crate::data::random::Stream::new(3, &[]);
+        let (mut failed, mut places) = (0, 0);
+        for _ in 0..300 {
+            let mut bytes = whole.clone();
+            let at = stream.below(bytes.len());
+            bytes[at] ^= 1 << stream.below(8);
+            std::fs::write(&path, &bytes).unwrap();
+            let reader = open(spec, &ArchiveOptions { tile_px: Some(PX), ..Default::default() }).unwrap();
+            for i in 0..2 {
+                // A thread of its own: the reader keeps the file that a thread read last open.
+                let message = std::thread::scope(|s| s.spawn(|| reader.scene(i)).join().expect("no panic")).err();
+                let Some(message) = message.map(|e| e.to_string()) else { continue };
+                failed += 1;
+                places += usize::from(message.contains("row group"));
+                assert!(message.contains("part_00001.parquet") && !message.contains('\n'), "{message}");
+            }
+        }
+        assert!(failed > 20 && places > 10, "{failed} {places}");
+        for length in [0, 3, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let reader = open(spec, &ArchiveOptions::default()).unwrap();
+            let message = std::thread::scope(|s| s.spawn(|| reader.scene(0)).join().unwrap()).unwrap_err().to_string();
+            assert!(message.contains("part_00001.parquet"), "{message}");
+        }
+    }
+}
+
+#[test]
+#[cfg(feature = "gdal")]
+fn big_earth_net_as_it_lies() {
+    let (Some(folders), Some(lmdb)) = (real("bigearthnet_v2"), real("bigearthnet_v2/lmdb")) else { return };
+    // S1 and S2 are of two places: the optical one is taken, the other counted.
+    let reader = open(&folders, &ArchiveOptions::default()).unwrap();
+    assert_eq!((reader.len(), reader.about().left_out.values().sum::<usize>()), (1, 1));
+    let (scene, cut) = first(&folders, &ArchiveOptions::default());
+    assert_eq!((scene.offset, cut.shape), (0.0, (1, 1)));
+    let (_, from_lmdb) = first(&lmdb, &ArchiveOptions::default());
+    assert_eq!(cut.patches[0].s2, from_lmdb.patches[0].s2);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("data.mdb"), [7; 5000]).unwrap();
+    let message = open(dir.path().to_str().unwrap(), &ArchiveOptions::default()).err().unwrap().to_string();
+    assert!(message.contains("data.mdb: not a whole LMDB file"), "{message}");
 }

@@ -1,6 +1,7 @@
 //! Major TOM as its downloader unpacks it: `{source}/{row}/{cell}/{product_id}/{band}.tif`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use super::super::geotiff::find::band_name;
@@ -67,10 +68,11 @@ impl Unpacked {
                 for (cell, path) in folders(&row)?.into_iter().filter(|(cell, _)| is_cell(cell)) {
                     for (id, folder) in folders(&path)? {
                         let here = cells.entry(cell.clone()).or_default();
-                        if here.contains_key(&sensor) {
-                            *about.left_out.entry("products of a cell that has one".into()).or_default() += 1;
-                        } else {
-                            here.insert(sensor, Product { id, folder });
+                        match here.entry(sensor) {
+                            Entry::Vacant(free) => drop(free.insert(Product { id, folder })),
+                            Entry::Occupied(_) => {
+                                *about.left_out.entry("products of a cell that has one".into()).or_default() += 1;
+                            }
                         }
                     }
                 }

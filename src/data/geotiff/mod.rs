@@ -2,6 +2,7 @@
 //!
 //! Opening reads every pixel once (in parallel) to know which tiles are whole; tiles are then read window by window.
 
+pub mod export;
 pub(super) mod find;
 pub(super) mod raster;
 pub mod write;

@@ -35,19 +35,26 @@ fn whole(pixels: &[f32]) -> bool {
 pub fn pixels(patches: &[&[f32]], channels: usize, px: usize) -> Tensor {
     let halve = !patches.is_empty() && patches.iter().all(|p| repeated(p, px));
     let side = if halve { px / 2 } else { px };
-    let thin = |patch: &[f32]| -> Vec<f32> {
-        if !halve {
-            return patch.to_vec();
-        }
-        patch.chunks_exact(2 * px).flat_map(|rows| rows[..px].iter().step_by(2).copied()).collect()
-    };
     let shape = vec![patches.len(), channels, side, side];
+    let count = shape.iter().product();
     if patches.iter().all(|p| whole(p)) {
-        let bytes = patches.iter().flat_map(|p| thin(p)).flat_map(|x| (x as u16).to_le_bytes()).collect();
-        Tensor { dtype: Dtype::U16, shape, bytes }
+        let mut numbers: Vec<u16> = Vec::with_capacity(count);
+        patches.iter().for_each(|p| thin(p, px, halve, |x| x as u16, &mut numbers));
+        Tensor::of(Dtype::U16, &shape, &numbers)
     } else {
-        let bytes = patches.iter().flat_map(|p| thin(p)).flat_map(f32::to_le_bytes).collect();
-        Tensor { dtype: Dtype::F32, shape, bytes }
+        let mut numbers: Vec<f32> = Vec::with_capacity(count);
+        patches.iter().for_each(|p| thin(p, px, halve, |x| x, &mut numbers));
+        Tensor::of(Dtype::F32, &shape, &numbers)
+    }
+}
+
+/// Appends a patch, or every second pixel of every second row.
+fn thin<T>(patch: &[f32], px: usize, halve: bool, number: impl Fn(f32) -> T, out: &mut Vec<T>) {
+    match halve {
+        true => patch.chunks_exact(2 * px).for_each(|rows| {
+            out.extend(rows[..px].as_chunks::<2>().0.iter().map(|two| number(two[0])));
+        }),
+        false => out.extend(patch.iter().map(|x| number(*x))),
     }
 }
 
@@ -79,7 +86,8 @@ mod tests {
     fn the_same_numbers_come_back_from_the_fewest_bytes() {
         let px = 6;
         let coarse = |i: usize| ((i / 72) * 10 + i / 12 % 3 * 3 + i % 6 / 2) as f32;
-        let cases: [(&dyn Fn(usize) -> f32, Dtype, usize); 5] = [
+        type Value<'a> = &'a dyn Fn(usize) -> f32;
+        let cases: [(Value, Dtype, usize); 5] = [
             (&coarse, Dtype::U16, 3),
             (&|i| coarse(i) - 1.5, Dtype::F32, 3),
             (&|i| i as f32, Dtype::U16, 6),

@@ -39,6 +39,9 @@ pub struct CellPlace {
 /// Rows in one file of images.
 const ROWS: usize = 500;
 
+/// The bands of one sensor, each a whole file.
+type Tiffs = Vec<Vec<u8>>;
+
 type Group<'a, W> = SerializedRowGroupWriter<'a, W>;
 
 fn failed(path: &Path) -> impl Fn(ParquetError) -> Error {
@@ -133,7 +136,7 @@ impl Synth {
                         let tiles = indices.par_iter().map(|i| self.tiffs(*i, &cells[*i]));
                         let tiles =
                             tiles.collect::<Result<Vec<_>>>().map_err(|e| ParquetError::General(e.to_string()))?;
-                        for (i, (s1, s2)) in indices.into_iter().zip(tiles) {
+                        for (i, [s1, s2]) in indices.into_iter().zip(tiles) {
                             write_row(s1_file, &product("S1", i), &cells[i].name, s1)?;
                             write_row(s2_file, &product("S2", i), &cells[i].name, s2)?;
                             done(i);
@@ -177,7 +180,7 @@ impl Synth {
     }
 
     /// A pair's GeoTIFFs at a cell: radar, optical.
-    fn tiffs(&self, index: usize, cell: &CellPlace) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+    fn tiffs(&self, index: usize, cell: &CellPlace) -> Result<[Tiffs; 2]> {
         let (px, pair) = (self.px, self.pair(index)?);
         let geo = Geo::new([cell.left, 10.0, 0.0, cell.top, 0.0, -10.0], cell.crs.clone(), px, px);
         let planes = pair.s1.chunks_exact(px * px);
@@ -189,7 +192,7 @@ impl Synth {
             let step = step(name);
             geotiff_bytes(px / step, &thin(&numbers, px, step), &at_step(&geo, px, step), None)
         });
-        Ok((s1, s2.collect::<Result<_>>()?))
+        Ok([s1, s2.collect::<Result<_>>()?])
     }
 
     /// Writes `BigEarthNet-S1`, `BigEarthNet-S2`, `Reference_Maps` and `metadata.parquet`. `done` hears of every pair.

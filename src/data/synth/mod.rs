@@ -89,32 +89,6 @@ impl Synth {
     }
 }
 
-#[cfg(feature = "gdal")]
-impl Synth {
-    /// Writes the archive as GeoTIFFs: `S1/`, `S2/`, `MASK/` and `labels.csv`, the last when all images stand.
-    /// `done` hears of every pair written. Read back, the folder gives the same pairs.
-    pub fn write(&self, folder: &std::path::Path, done: impl Fn(usize) + Sync) -> Result<()> {
-        use super::geotiff::write::geotiff;
-        use rayon::prelude::*;
-        let write = |index: usize| -> Result<String> {
-            let pair = self.pair(index)?;
-            let file = |kind: &str| folder.join(kind).join(format!("{}.tif", pair.id));
-            let numbers: Vec<u16> = pair.s2.iter().map(|x| *x as u16).collect();
-            geotiff(&file("S1"), &super::S1_BANDS, self.px, &pair.s1, pair.geo.as_ref())?;
-            geotiff(&file("S2"), &S2_BANDS, self.px, &numbers, pair.geo.as_ref())?;
-            geotiff(&file("MASK"), &["class"], self.px, pair.mask.as_deref().unwrap_or_default(), pair.geo.as_ref())?;
-            done(index);
-            let label = pair.label.unwrap_or_default();
-            Ok(format!("{},{label},{}\n", pair.id, CLASSES[label as usize]))
-        };
-        let lines = (0..self.pairs).into_par_iter().map(write).collect::<Result<Vec<_>>>()?;
-        super::export::write_atomic(&folder.join("labels.csv"), |csv| {
-            csv.write_all(b"id,label,class\n")?;
-            lines.iter().try_for_each(|line| csv.write_all(line.as_bytes()))
-        })
-    }
-}
-
 // Coordinates that keep the streams of one seed apart.
 const BALANCE: u64 = 1;
 const PLACE: u64 = 2;
