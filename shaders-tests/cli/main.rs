@@ -6,6 +6,8 @@ mod bad_input;
 mod eval;
 mod info;
 mod pretrain;
+#[cfg(all(feature = "gdal", feature = "parquet"))]
+mod sampler;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

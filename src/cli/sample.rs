@@ -134,7 +134,10 @@ fn work(args: &SampleArgs) -> Result<()> {
             eprintln!("note: {}: {dropped} rows at the place of an earlier one are left out", args.cells.display());
         }
     } else if let Some((a, b)) = strata.iter().find_map(|s| cells.duplicate(s)) {
-        bail!("{}: rows {a} and {b} are the same cell: remove one, or pass --drop-duplicates", args.cells.display());
+        bail!(
+            "{}: rows {a} and {b}: the same centre_lat and centre_lon: remove one, or pass --drop-duplicates",
+            args.cells.display()
+        );
     }
     let all_strata = strata.clone();
     strata.retain(|s| s.rows.len() >= args.min_stratum);

@@ -45,7 +45,7 @@ pub fn strata_table(path: &Path, strata: &[StratumCount]) -> Result<()> {
         format!("{} tiles chosen of {} in {} strata", thousands(chosen), thousands(there), thousands(strata.len()));
     picture(path, (size.0 as u32, size.1 as u32), |canvas| {
         write(canvas, &title, (20, 16), 20, BLACK, (HPos::Left, VPos::Top))?;
-        let key = "chosen (bold) and there; darker: more there; red: fewer there than most strata give";
+        let key = "chosen (large) of those there (small); the darker, the more there; red: all that there are, far fewer than other strata give";
         write(canvas, key, (20, 44), 13, GREY, (HPos::Left, VPos::Top))?;
         for (i, name) in columns.values() {
             let x = LEFT + CELL.0 * *i as i32 + CELL.0 / 2;
@@ -70,7 +70,7 @@ pub fn strata_table(path: &Path, strata: &[StratumCount]) -> Result<()> {
                 (false, false) => BLACK,
             };
             write(canvas, &thousands(s.chosen), (x + 36, y + CELL.1 / 2), 15, ink, (HPos::Right, VPos::Center))?;
-            let pale = if dark { RGBColor(220, 230, 240) } else { GREY };
+            let pale = if dark { RGBColor(225, 233, 242) } else { RGBColor(70, 80, 90) };
             write(canvas, &thousands(s.there), (x + 42, y + CELL.1 / 2 + 1), 11, pale, (HPos::Left, VPos::Center))?;
         }
         Ok(())

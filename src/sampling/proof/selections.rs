@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::super::checkpoint::Checkpoint;
 use super::super::fitness::Fitness;
 use super::super::genetic::{Count, Mutation, Params};
+use super::super::lanes::{Level, limit};
 use super::super::sample::{Judge, Selection, Wanted, fitness, quotas, random, sample};
 use super::super::stats::{EXACT, mean_distance, nearest_km, set_stats};
 use super::super::strata::Cells;
@@ -52,6 +53,27 @@ fn the_algorithm_gains_over_random() {
         let draws = (0..50).map(|seed| fitness(&cells, &random(&stratum, |_| 40, seed), &params));
         assert!(s.after > draws.fold(f64::NEG_INFINITY, f64::max), "stratum {} {}", s.u, s.v);
     }
+}
+
+#[test]
+fn vectors_of_every_width_give_the_same() {
+    let cells = cells(3000, 8);
+    let strata = cells.strata();
+    let all = || -> Vec<Vec<Selection>> {
+        ["nn-entropy", "hist-entropy", "log-distance", "norm-distance", "mean-distance"]
+            .iter()
+            .map(|name| run(&cells, Wanted::PerStratum(40), &quick(name.parse().unwrap()), 2))
+            .collect()
+    };
+    let (best, everything) = (limit(Level::Wide), BTreeSet::new());
+    let expected = (all(), set_stats(&cells, &strata, &everything).average_distance_km);
+    for most in [Level::Middle, Level::Plain] {
+        let used = limit(most);
+        // AVX2 itself runs wherever the processor has it.
+        assert_eq!(used, most.min(best));
+        assert_eq!((all(), set_stats(&cells, &strata, &everything).average_distance_km), expected, "{used:?}");
+    }
+    limit(Level::Wide);
 }
 
 #[test]
