@@ -1,17 +1,22 @@
-//! The sampler: a part of the grid, one stratum over N_s and n_g, every fitness, all strata at once.
+//! The sampler: a part of the grid, one stratum, every fitness, all strata at once; how the time of one evaluation grows
+//! with N_s and n_g, by the processor's own clock (drawn too); the GPU beside the CPU.
 //!
-//! cargo bench --bench sampler
+//! cargo bench --bench sampler [-- grid|stratum|archive|scaling|gpu]
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use csmoe::gpu::{AdapterChoice, Gpu, describe};
 use csmoe::sampling::area::Area;
+use csmoe::sampling::backend::trial;
 use csmoe::sampling::distance::{Points, unit_vector};
 use csmoe::sampling::genetic::{Params, evolve};
 use csmoe::sampling::grid::sites;
+use csmoe::sampling::lanes::{Level, limit};
 use csmoe::sampling::rng::Rng;
-use csmoe::sampling::sample::{Wanted, sample};
+use csmoe::sampling::sample::{Judge, Wanted, sample};
 use csmoe::sampling::strata::Cells;
-
-const POPULATION: u64 = 10;
+use plotters::prelude::*;
+use std::path::Path;
+use std::time::Duration;
 
 /// Points over two continents' worth of the globe.
 fn points(n: usize) -> Points {
@@ -23,53 +28,146 @@ fn points(n: usize) -> Points {
 fn grid(c: &mut Criterion) {
     let area = Area::new().with_latitudes(30.0, 40.0);
     let mut group = c.benchmark_group("grid");
-    group.sample_size(10).throughput(Throughput::Elements(sites(&area).len() as u64));
+    group.throughput(Throughput::Elements(sites(&area).len() as u64));
     group.bench_function("cells and centres, 30-40 N", |b| b.iter(|| sites(&area)));
 }
 
 /// Time per evaluated candidate is the figure: elements are candidates.
 fn stratum(c: &mut Criterion) {
     let mut group = c.benchmark_group("stratum");
-    group.sample_size(10);
     let params = Params { iterations: 200, ..Params::default() };
-    group.throughput(Throughput::Elements(200 * (POPULATION - 1)));
-    for (wanted, cells) in [
-        (100, 300),
-        (100, 1000),
-        (100, 10_000),
-        (100, 100_000),
-        (10, 10_000),
-        (300, 10_000),
-        (1000, 10_000),
-        (3000, 10_000),
-    ] {
-        let points = points(cells);
-        let id = BenchmarkId::new("nn-entropy", format!("N_s {wanted}, n_g {cells}"));
-        group.bench_function(id, |b| b.iter(|| evolve(&points, wanted, &params, Rng::new(42, 1, 1, 0))));
-    }
+    group.throughput(Throughput::Elements(200 * (params.population - 1) as u64));
     let points = points(10_000);
-    for name in ["hist-entropy", "log-distance", "norm-distance", "mean-distance"] {
+    for name in ["nn-entropy", "hist-entropy", "log-distance", "norm-distance", "mean-distance"] {
         let params = Params { fitness: name.parse().expect("a fitness"), ..params };
         group.bench_function(BenchmarkId::new(name, "N_s 100, n_g 10000"), |b| {
             b.iter(|| evolve(&points, 100, &params, Rng::new(42, 1, 1, 0)))
         });
     }
+    for level in [Level::Middle, Level::Plain] {
+        if limit(level) == level {
+            group.bench_function(format!("nn-entropy, vectors {level:?}"), |b| {
+                b.iter(|| evolve(&points, 100, &params, Rng::new(42, 1, 1, 0)))
+            });
+        }
+    }
+    limit(Level::Wide);
 }
 
-fn archive(c: &mut Criterion) {
+fn cells(n: usize) -> Cells {
     let mut rng = Rng::new(5, 0, 0, 0);
     let mut cells = Cells::default();
-    for _ in 0..200_000 {
+    for _ in 0..n {
         let (lat, lon) = (120.0 * rng.unit() - 60.0, 360.0 * rng.unit() - 180.0);
         cells.push(lat, lon, (lat / 15.0) as i32, rng.below(5) as i32);
     }
+    cells
+}
+
+fn archive(c: &mut Criterion) {
+    let cells = cells(200_000);
     let (strata, params) = (cells.strata(), Params { iterations: 250, ..Params::default() });
     let mut group = c.benchmark_group("archive");
-    group.sample_size(10).throughput(Throughput::Elements(strata.len() as u64));
+    group.throughput(Throughput::Elements(strata.len() as u64));
     group.bench_function("all strata, T 250", |b| {
-        b.iter(|| sample(&cells, &strata, Wanted::PerStratum(100), &params, 42, None, &|_| ()))
+        b.iter(|| sample(&cells, &strata, Wanted::PerStratum(100), &params, 42, Judge::Cpu, None, &|_| ()))
     });
 }
 
-criterion_group!(benches, grid, stratum, archive);
-criterion_main!(benches);
+/// CPU time of this thread: other programs on the machine do not count.
+fn cpu_seconds() -> f64 {
+    // SAFETY: the struct is plain numbers, which the call fills.
+    let mut t: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
+    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+}
+
+/// CPU microseconds of one evaluation, breeding included, in a whole run: the first generations cost more than the last.
+fn evaluation(wanted: usize, cells: usize) -> f64 {
+    let points = points(cells);
+    let params = Params { iterations: 2500, ..Params::default() };
+    let start = cpu_seconds();
+    evolve(&points, wanted, &params, Rng::new(42, 1, 1, 0));
+    (cpu_seconds() - start) * 1e6 / (params.iterations * (params.population - 1)) as f64
+}
+
+fn scaling() -> anyhow::Result<()> {
+    println!("one evaluation, T 2500, CPU time:");
+    println!("{:>8}{:>10}{:>10}{:>26}", "N_s", "n_g", "us", "ns / (N_s log2 N_s)");
+    let mut over_wanted = Vec::new();
+    for wanted in [10, 30, 100, 300, 1000, 3000, 10_000] {
+        let us = evaluation(wanted, 40_000);
+        let n = wanted as f64;
+        println!("{wanted:>8}{:>10}{us:>10.2}{:>26.2}", 40_000, us * 1e3 / (n * n.log2()));
+        over_wanted.push((n, us));
+    }
+    let mut over_cells = Vec::new();
+    for cells in [200, 1000, 5000, 25_000, 125_000, 600_000] {
+        let us = evaluation(100, cells);
+        println!("{:>8}{cells:>10}{us:>10.2}", 100);
+        over_cells.push((cells as f64, us));
+    }
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sampler-scaling.svg");
+    let canvas = SVGBackend::new(&path, (960, 440)).into_drawing_area();
+    canvas.fill(&WHITE)?;
+    let (left, right) = canvas.split_horizontally(480);
+    // N log N through the figure at 100.
+    let at = over_wanted[2].1 / (100.0 * 100f64.log2());
+    let bound: Vec<(f64, f64)> = over_wanted.iter().map(|&(n, _)| (n, at * n * n.log2())).collect();
+    for (area, name, lines) in [
+        (left, "N_s (n_g 40,000; grey: N_s log N_s)", vec![(bound, BLACK.mix(0.4)), (over_wanted, RED.mix(1.0))]),
+        (right, "n_g (N_s 100)", vec![(over_cells, RED.mix(1.0))]),
+    ] {
+        let all = || lines.iter().flat_map(|l| l.0.iter().copied());
+        let most = |f: fn((f64, f64)) -> f64| all().map(f).fold(0.0, f64::max);
+        let least = |f: fn((f64, f64)) -> f64| all().map(f).fold(f64::MAX, f64::min);
+        let (x, y) = (least(|p| p.0)..most(|p| p.0), (least(|p| p.1) * 0.5).min(1.0)..most(|p| p.1) * 2.0);
+        let mut chart = ChartBuilder::on(&area)
+            .margin(15)
+            .x_label_area_size(40)
+            .y_label_area_size(55)
+            .build_cartesian_2d(x.log_scale(), y.log_scale())?;
+        chart.configure_mesh().x_desc(name).y_desc("CPU time of an evaluation, us").draw()?;
+        for (line, color) in lines {
+            chart.draw_series([PathElement::new(line.clone(), color.stroke_width(2))])?;
+            chart.draw_series(line.iter().map(|&p| Circle::new(p, 3, color.filled())))?;
+        }
+    }
+    canvas.present()?;
+    println!("drawn: {}", path.display());
+    Ok(())
+}
+
+fn gpu() -> anyhow::Result<()> {
+    let gpu = Gpu::open(&AdapterChoice::from_flag(None))?;
+    println!("CPU beside {}, wall time of 25 generations of all strata:", describe(&gpu.info));
+    let cells = cells(100_000);
+    for wanted in [30, 100, 300] {
+        let times = trial(&gpu, &cells, &cells.strata(), Wanted::PerStratum(wanted), &Params::default())?;
+        let [cpu, gpu] = times.map(|t| t.as_secs_f64() * 1e3);
+        println!("N_s {wanted:>4}: CPU {cpu:8.1} ms, GPU {gpu:8.1} ms, CPU / GPU {:.3}", cpu / gpu);
+    }
+    Ok(())
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+    grid(&mut criterion);
+    stratum(&mut criterion);
+    archive(&mut criterion);
+    criterion.final_summary();
+    let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let asked = |name: &str| filters.is_empty() || filters.iter().any(|f| f == name);
+    if asked("scaling") {
+        scaling()?;
+    }
+    if asked("gpu") {
+        gpu()?;
+    }
+    Ok(())
+}

@@ -1,30 +1,17 @@
 //! Embeddings, read-outs, reconstructions and the verified step, through the GPU.
 
-use crate::harness::gpu;
+use crate::harness::{gpu, micro};
 use csmoe::data::synth::Synth;
 use csmoe::data::{Half, Image, ImageSource, Report, Sensor};
 use csmoe::eval::{Embedder, Encoder, Neighbours, Strategy, readout, reconstruct, reconstruction_sheet, verify_step};
-use csmoe::model::{Config, Csmoe, weights};
+use csmoe::model::weights::{self, WeightsFile};
+use csmoe::model::{Config, Csmoe};
 use csmoe::tensor::ParamStore;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Tiles are resized to the model's 24 pixels.
 const PX: usize = 20;
-
-/// 24 pixels in 9 patches, so that 20-pixel tiles are resized.
-fn micro() -> Config {
-    let mut config = Config::preset("csmoe-tiny").expect("a preset");
-    config.image_size = 24;
-    config.patch_size = 8;
-    config.dim = 32;
-    config.heads = 2;
-    config.sensor_depth = 1;
-    config.experts = 2;
-    config.decoder.dim = 16;
-    config.decoder.depth = 1;
-    config.decoder.heads = 2;
-    config
-}
 
 /// A run folder with random weights.
 fn run_folder(config: &Config, folder: &Path) {
@@ -202,9 +189,9 @@ fn a_readout_needs_labels_and_finds_neighbours() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = micro();
     run_folder(&config, folder.path());
-    let named = weights::read(&folder.path().join("model.safetensors")).expect("weights");
+    let weights = WeightsFile::open(&folder.path().join("model.safetensors")).expect("weights");
     let source = Half(Synth::new(80, 5, PX), Sensor::S2);
-    let read = readout(gpu(), &config, &named, encoder(Strategy::Cls, 16), &source, 1, |_| ()).expect("a read-out");
+    let read = readout(gpu(), &config, &weights, encoder(Strategy::Cls, 16), &source, 1, |_| ()).expect("a read-out");
     assert_eq!((read.tiles, read.classes), (80, 8));
     // Even band means tell many of eight classes.
     assert!(read.band_means.overall > 0.25, "{read:?}");
@@ -228,10 +215,10 @@ fn a_readout_needs_labels_and_finds_neighbours() {
         }
     }
     let bare = Bare(Half(Synth::new(6, 5, PX), Sensor::S2));
-    let error = readout(gpu(), &config, &named, encoder(Strategy::Cls, 16), &bare, 1, |_| ()).expect_err("no labels");
+    let error = readout(gpu(), &config, &weights, encoder(Strategy::Cls, 16), &bare, 1, |_| ()).expect_err("no labels");
     assert!(error.to_string().contains("labels.csv"), "{error}");
 
-    let embedder = Embedder::of(gpu(), &config, &named, encoder(Strategy::Cls, 16)).expect("an embedder");
+    let embedder = Embedder::of(gpu(), &config, &weights, encoder(Strategy::Cls, 16)).expect("an embedder");
     let all = embedder.embed_all(gpu(), &source, |_| ()).expect("embeddings");
     let found = Neighbours::find(&all, 4, 3);
     let sheet = csmoe::eval::neighbour_sheet(&found, &all, &source).expect("a sheet").render();

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 missing=()
-for package in build-essential pkg-config libgdal-dev libvulkan1 mesa-vulkan-drivers; do
+for package in build-essential pkg-config libgdal-dev libhdf5-dev libvulkan1 mesa-vulkan-drivers; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then

@@ -1,4 +1,5 @@
-use crate::{fail, small_config, succeed, text};
+use crate::{csmoe, fail, small_config, succeed, text};
+use std::path::Path;
 
 #[test]
 fn mistakes_get_one_line() {
@@ -69,4 +70,65 @@ fn a_batch_that_does_not_fit_names_one_that_does() {
     let (_, line) = fail(&[&args[..], &["--out", text(&out)]].concat());
     assert!(line.contains("--batch") && line.contains("would fit"), "{line}");
     assert!(!out.join("model.safetensors").exists());
+}
+
+/// `csmoe ARGS` where no file grows beyond 64 KiB, which a program sees as it sees a full disk: a write that fails.
+#[cfg(unix)]
+fn with_little_room(args: &[&str]) -> String {
+    let inner = csmoe(args);
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "bash"]).arg(inner.get_program());
+    let output = command.args(inner.get_args()).output().expect("bash starts");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && !errors.contains("panicked"), "{args:?}: {errors}");
+    errors.lines().last().unwrap_or_default().to_string()
+}
+
+/// Every file below a folder, hidden ones too.
+fn files(folder: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.path().is_dir() {
+            true => all.extend(files(&entry.path())),
+            false => all.push(entry.file_name().to_string_lossy().into_owned()),
+        }
+    }
+    all
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_nothing_half_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = small_config(folder.path());
+    let run = folder.path().join("run");
+    let args = ["pretrain", "--data", "synth:8", "--tile-px", "24", "--config", text(&config), "--batch", "2"];
+    let line = with_little_room(&[&args[..], &["--steps", "2", "--out", text(&run)]].concat());
+    assert!(line.contains("step-000000002.safetensors") && line.contains("free space"), "{line}");
+    assert!(files(&run).iter().all(|name| !name.contains("safetensors")), "{:?}", files(&run));
+
+    // Nothing stands in the way of trying again.
+    succeed(&["pretrain", "--resume", "--out", text(&run)]);
+    let out = folder.path().join("vectors/e.npy");
+    let embed = ["embed", "--checkpoint", text(&run), "--tile-px", "24", "--input", "synth:600", "--out", text(&out)];
+    let line = with_little_room(&embed);
+    assert!(line.contains("e.npy") && line.contains("free space"), "{line}");
+    assert!(files(&folder.path().join("vectors")).is_empty());
+
+    if cfg!(feature = "gdal") {
+        let archive = folder.path().join("archive");
+        let line = with_little_room(&["synth", "--pairs", "1", "--tile-px", "240", "--out", text(&archive)]);
+        assert!(line.contains(".tif") && line.contains("free space"), "{line}");
+        assert!(files(&archive).iter().all(|name| !name.ends_with(".part")), "{:?}", files(&archive));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let inner = csmoe(&["summary", "--preset", "csmoe-16"]);
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", "\"$@\" | true", "bash"]).arg(inner.get_program()).args(inner.get_args());
+    let output = command.output().expect("bash starts");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
 }

@@ -1,9 +1,13 @@
 //! The program itself, as a user runs it.
 
+#[cfg(all(feature = "gdal", feature = "parquet"))]
+mod archives;
 mod bad_input;
 mod eval;
 mod info;
 mod pretrain;
+#[cfg(all(feature = "gdal", feature = "parquet"))]
+mod sampler;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -9,10 +9,12 @@ fn metrics(run: &Path) -> Vec<Value> {
     text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
 }
 
-/// Every number of a log but the speed.
+/// Every number of a log but the speeds.
 fn numbers(run: &Path) -> Vec<String> {
     let strip = |mut v: Value| {
-        v.as_object_mut().expect("an object").remove("pairs_per_s");
+        v.as_object_mut()
+            .expect("an object")
+            .retain(|name, _| !["pairs_per_s", "gpu_share", "data_share"].contains(&name.as_str()));
         v.to_string()
     };
     metrics(run).into_iter().map(strip).collect()

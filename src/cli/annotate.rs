@@ -15,7 +15,13 @@ use crate::sampling::raster::Mosaic;
 #[derive(clap::Args, Debug)]
 pub struct AnnotateArgs {
     /// Metadata table to describe: Parquet, GeoParquet or CSV with centre_lat and centre_lon, or points
-    #[arg(long, value_name = "FILE", required_unless_present = "grid", conflicts_with = "grid")]
+    #[arg(
+        long,
+        visible_alias = "metadata",
+        value_name = "FILE",
+        required_unless_present = "grid",
+        conflicts_with = "grid"
+    )]
     table: Option<PathBuf>,
     /// Describe the whole Major TOM grid
     #[arg(long)]

@@ -1,12 +1,15 @@
 //! `csmoe bench`: how fast the kernels are beside this adapter's own ceilings.
 
 use super::common::AdapterArgs;
-use crate::eval::bench;
+use crate::eval::{bench, bench_data};
 use anyhow::Result;
 
-/// Time every kernel beside this adapter's own best matrix product and copy
+/// Time every kernel beside this adapter's own best matrix product and copy; or the way of the data
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    what: Option<What>,
     #[command(flatten)]
     adapter: AdapterArgs,
     /// Only cases whose name contains this
@@ -17,11 +20,69 @@ pub struct BenchArgs {
     json: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    Data(DataArgs),
+}
+
+/// Time every stage from files to the GPU, alone and together, and say which limits
+#[derive(Debug, clap::Args)]
+struct DataArgs {
+    /// Patch store, or an archive of pairs
+    #[arg(long, value_name = "STORE|DIR|synth:PAIRS[:SEED]")]
+    data: String,
+    /// Pairs in a batch
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    batch: usize,
+    /// Threads that read
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    workers: usize,
+    /// Seconds for each stage
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    seconds: f64,
+    /// Leave the GPU out
+    #[arg(long)]
+    no_gpu: bool,
+    #[command(flatten)]
+    adapter: AdapterArgs,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn data(args: DataArgs) -> Result<()> {
+    let gpu = if args.no_gpu { None } else { Some(args.adapter.open_gpu()?) };
+    let each = std::time::Duration::try_from_secs_f64(args.seconds.max(0.01))?;
+    let options = bench_data::Options { batch: args.batch.max(1), workers: args.workers.max(1), each };
+    if !args.json {
+        println!(
+            "{:<22} {:>7} {:>12} {:>16} {:>16} {:>8}",
+            "stage", "threads", "pairs/s", "CPU us a pair", "on 16 cores", "GB/s"
+        );
+    }
+    let report = bench_data::run(&args.data, gpu.as_ref(), &options, |s| {
+        if !args.json {
+            println!(
+                "{:<22} {:>7} {:>12.0} {:>16.1} {:>16.0} {:>8.2}",
+                s.name, s.threads, s.pairs_per_s, s.cpu_us_per_pair, s.pairs_per_s_on_16_cores, s.gb_per_s
+            );
+        }
+    })?;
+    match args.json {
+        true => println!("{}", serde_json::to_string(&report)?),
+        false => println!("the limit is: {}", report.limit),
+    }
+    Ok(())
+}
+
 /// Runs the subcommand.
 ///
 /// # Errors
 /// No adapter, no such case, out of memory.
 pub fn run(args: BenchArgs) -> Result<()> {
+    if let Some(What::Data(args)) = args.what {
+        return data(args);
+    }
     let gpu = args.adapter.open_gpu()?;
     if !args.json {
         println!(

@@ -12,8 +12,8 @@ use std::time::Instant;
 pub struct EmbedArgs {
     #[command(flatten)]
     pub encoder: EncoderArgs,
-    /// A GeoTIFF, a folder of them, or synth:PAIRS[:SEED]
-    #[arg(long, value_name = "FILE|DIR|synth:PAIRS[:SEED]")]
+    /// A patch store, a GeoTIFF, a folder of them, or synth:PAIRS[:SEED]
+    #[arg(long, value_name = "STORE|FILE|DIR|synth:PAIRS[:SEED]")]
     pub input: String,
     /// File to write: .npy holds the vectors in the order of the tiles, .parquet ids and outlines too
     #[arg(long, value_name = "E.npy|E.parquet")]

@@ -10,13 +10,16 @@ pub mod embed;
 pub mod encoder;
 pub mod grid;
 pub mod import;
+pub mod inspect;
 pub mod neighbours;
+pub mod patches;
 pub mod pretrain;
 pub mod profile;
 pub mod readout;
 pub mod reconstruct;
 pub mod sample;
 pub mod stats;
+pub mod stats_bands;
 pub mod summary;
 pub mod synth;
 pub mod verify_step;
@@ -41,13 +44,16 @@ enum Command {
     Embed(embed::EmbedArgs),
     Grid(grid::GridArgs),
     Import(import::ImportArgs),
+    Inspect(inspect::InspectArgs),
     Neighbours(neighbours::NeighboursArgs),
+    Patches(patches::PatchesArgs),
     Pretrain(pretrain::PretrainArgs),
     Profile(profile::ProfileArgs),
     Readout(readout::ReadoutArgs),
     Reconstruct(reconstruct::ReconstructArgs),
     Sample(sample::SampleArgs),
     Stats(stats::StatsArgs),
+    StatsBands(stats_bands::StatsBandsArgs),
     Summary(summary::SummaryArgs),
     Synth(synth::SynthArgs),
     VerifyStep(verify_step::VerifyStepArgs),
@@ -64,13 +70,16 @@ pub fn main() -> i32 {
         Command::Embed(args) => embed::run(args),
         Command::Grid(args) => grid::run(args),
         Command::Import(args) => import::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Neighbours(args) => neighbours::run(args),
+        Command::Patches(args) => patches::run(args),
         Command::Pretrain(args) => pretrain::run(args),
         Command::Profile(args) => profile::run(args),
         Command::Readout(args) => readout::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Stats(args) => stats::run(args),
+        Command::StatsBands(args) => stats_bands::run(args),
         Command::Summary(args) => summary::run(args),
         Command::Synth(args) => synth::run(args),
         Command::VerifyStep(args) => verify_step::run(args),

@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Pretrain a model on pairs of Sentinel-1 and Sentinel-2 tiles
 #[derive(Debug, clap::Args)]
 pub struct PretrainArgs {
-    /// Folder of co-registered S1/S2 GeoTIFFs, or synth:PAIRS[:SEED]
-    #[arg(long, value_name = "DIR|synth:PAIRS[:SEED]", required_unless_present = "resume")]
+    /// Patch store, folder of co-registered S1/S2 GeoTIFFs, or synth:PAIRS[:SEED]
+    #[arg(long, value_name = "STORE|DIR|synth:PAIRS[:SEED]", required_unless_present = "resume")]
     data: Option<String>,
     /// Model: csmoe-14, -16, -28, -32, -small, -tiny, csmae, csmae-sesd, -cecd, -cesd [default: csmoe-tiny]
     #[arg(long)]
@@ -67,11 +67,14 @@ pub struct PretrainArgs {
     /// Hold back whole scenes, so that neighbouring tiles do not leak
     #[arg(long)]
     val_by_tile: bool,
+    /// Draw every class of labelled pairs equally often
+    #[arg(long)]
+    balanced: bool,
     /// No random flips
     #[arg(long)]
     no_flips: bool,
-    /// Band statistics: the published ones, or measured on the training part
-    #[arg(long, value_parser = ["published", "data"], default_value = "published")]
+    /// Band statistics: the store's own (else the published ones), the published ones, or measured on the training part
+    #[arg(long, value_parser = ["auto", "published", "data"], default_value = "auto")]
     stats: String,
     /// Go on from the newest checkpoint of RUN; settings are those it was started with
     #[arg(long)]
@@ -115,8 +118,15 @@ pub fn run(args: PretrainArgs) -> Result<()> {
     let source: Arc<dyn PairSource> = crate::data::open(&resolved.train.data, resolved.train.tile_px)?.into();
     eprintln!("csmoe: {}", source.describe());
     if saved.is_none() {
-        if args.stats == "data" {
-            measure(&source, &mut resolved)?;
+        match args.stats.as_str() {
+            "data" => measure(&source, &mut resolved)?,
+            "auto" => {
+                if let Some(own) = crate::data::own_statistics(&resolved.train.data)? {
+                    eprintln!("csmoe: normalised with the store's own statistics");
+                    resolved.model.sensors = own;
+                }
+            }
+            _ => {}
         }
         resolved.train.batch = batch(&gpu, &args, &resolved, source.tile_px())?;
         std::fs::create_dir_all(&args.out).with_context(|| format!("{} cannot be made", args.out.display()))?;
@@ -144,12 +154,14 @@ pub fn run(args: PretrainArgs) -> Result<()> {
             .collect();
         let report = json!({
             "run": args.out, "steps": outcome.steps, "interrupted": outcome.interrupted, "losses": losses,
-            "parameters": model.params.count(), "adapter": gpu.info.name,
+            "pairs_per_s": watch.speed[0], "gpu_share": watch.speed[1], "parameters": model.params.count(), "adapter": gpu.info.name,
         });
         println!("{report}");
     } else {
         watch.print();
-        println!("{} steps; weights in {}", outcome.steps, args.out.join("model.safetensors").display());
+        let [pairs, share] = watch.speed;
+        println!("{} steps; {pairs:.1} pairs/s, {:.1} % of the time on the GPU", outcome.steps, 100.0 * share);
+        println!("weights in {}", args.out.join("model.safetensors").display());
     }
     if outcome.interrupted {
         eprintln!("csmoe: stopped after step {}; --resume goes on", outcome.steps);
@@ -192,6 +204,9 @@ fn resolve(args: &PretrainArgs) -> Result<Resolved> {
     train.accumulate = args.accumulate.unwrap_or(train.accumulate);
     train.split.by_scene |= args.val_by_tile;
     train.flips &= !args.no_flips;
+    if args.balanced {
+        train.sampling = crate::data::Sampling::Balanced;
+    }
     match (args.steps, args.epochs) {
         (Some(n), _) => train.span = Span::Steps(n),
         (None, Some(n)) => train.span = Span::Epochs(n),
@@ -276,6 +291,8 @@ struct Watch {
     /// Means over the first and the last steps, by name.
     first: Vec<(String, f64)>,
     last: Vec<(String, f64)>,
+    /// Pairs a second and the GPU's share, means of all steps but the first, which compiles.
+    speed: [f64; 2],
     seen: u64,
 }
 
@@ -299,6 +316,7 @@ impl Watch {
             stop,
             first: Vec::new(),
             last: Vec::new(),
+            speed: [0.0; 2],
             seen: 0,
         })
     }
@@ -339,6 +357,9 @@ impl Observer for Watch {
         let numbers: Vec<(String, f64)> =
             record.numbers().into_iter().filter(|(n, _)| n.starts_with("loss.")).collect();
         self.seen += 1;
+        let steps = self.seen.saturating_sub(1).max(1) as f64;
+        let now = [record.pairs_per_s, record.gpu_share];
+        self.speed.iter_mut().zip(now).for_each(|(mean, x)| *mean += (x - *mean) / steps);
         if self.seen == 1 {
             self.first = numbers.clone();
             self.last = numbers.clone();

@@ -9,8 +9,8 @@ use anyhow::Result;
 pub struct ReadoutArgs {
     #[command(flatten)]
     pub encoder: EncoderArgs,
-    /// Labelled tiles: synth:PAIRS[:SEED], or a folder with labels.csv
-    #[arg(long, value_name = "DIR|synth:PAIRS[:SEED]")]
+    /// Labelled tiles: a patch store, synth:PAIRS[:SEED], or a folder with labels.csv
+    #[arg(long, value_name = "STORE|DIR|synth:PAIRS[:SEED]")]
     pub data: String,
     /// Seed of the parts and of the random weights
     #[arg(long, value_name = "N", default_value_t = 7)]

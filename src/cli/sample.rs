@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::stats::compare;
+use super::common::AdapterArgs;
+use crate::gpu::AdapterChoice;
+use crate::sampling::backend::{self, Backend};
 use crate::sampling::checkpoint::Checkpoint;
 use crate::sampling::export;
 use crate::sampling::fitness::Fitness;
 use crate::sampling::genetic::{Count, Mutation, Params};
 use crate::sampling::manifest::{self, Input};
-use crate::sampling::sample::{Selection, Wanted, sample};
+use crate::sampling::sample::{Judge, Selection, Wanted, sample};
+use crate::sampling::stats::compare;
 use crate::sampling::strata::Cells;
 use crate::sampling::table::{Table, writable};
 
@@ -48,6 +51,11 @@ pub struct SampleArgs {
     /// Probability that a cell flips, r_m: scaled (N_s / 25 n_g), power (N_s / n_g^2.5), literal (N_s / n_g^25), or a number
     #[arg(long, value_name = "R_M", default_value = "scaled")]
     mutation: String,
+    /// Who judges the candidates: cpu, gpu, or auto for the faster
+    #[arg(long, value_name = "cpu|gpu|auto", default_value = "auto")]
+    backend: String,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     /// Seed of all random numbers
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -110,6 +118,7 @@ pub fn run(args: SampleArgs) -> Result<()> {
 
 fn work(args: &SampleArgs) -> Result<()> {
     let (params, wanted) = (args.params()?, args.wanted()?);
+    let asked: Backend = args.backend.parse().map_err(anyhow::Error::msg).context("--backend")?;
     let table = Table::open(&args.cells)?;
     // What would fail at the end fails now.
     args.out.iter().try_for_each(|out| writable(out))?;
@@ -125,7 +134,10 @@ fn work(args: &SampleArgs) -> Result<()> {
             eprintln!("note: {}: {dropped} rows at the place of an earlier one are left out", args.cells.display());
         }
     } else if let Some((a, b)) = strata.iter().find_map(|s| cells.duplicate(s)) {
-        bail!("{}: rows {a} and {b} are the same cell: remove one, or pass --drop-duplicates", args.cells.display());
+        bail!(
+            "{}: rows {a} and {b}: the same centre_lat and centre_lon: remove one, or pass --drop-duplicates",
+            args.cells.display()
+        );
     }
     let all_strata = strata.clone();
     strata.retain(|s| s.rows.len() >= args.min_stratum);
@@ -141,17 +153,30 @@ fn work(args: &SampleArgs) -> Result<()> {
         "mutation": params.mutation.to_string(),
         "drop_duplicates": args.drop_duplicates,
     });
+    let out = &args.out[0];
+    let checkpoint_path = out.with_extension("checkpoint.jsonl");
+    // A run goes on with the backend that it began with, since the last digits differ.
+    let begun = Checkpoint::recorded(&checkpoint_path, "backend").and_then(|b| b.parse().ok());
+    let asked = begun.filter(|_| asked == Backend::Auto).unwrap_or(asked);
+    let choice = AdapterChoice::from_flag(args.adapter.adapter.as_deref());
+    let (gpu, why) = backend::open(asked, &choice, &cells, &strata, wanted, &params)?;
+    let backend = if gpu.is_some() { Backend::Gpu } else { Backend::Cpu };
+    if let Some(why) = why {
+        eprintln!("note: backend {backend}: {why}");
+    }
     let identity = serde_json::json!({
         "csmoe": env!("CARGO_PKG_VERSION"), "cells": input.sha256, "seed": args.seed, "parameters": parameters,
+        "backend": backend.to_string(),
     });
-    let out = &args.out[0];
-    let checkpoint = Checkpoint::open(&out.with_extension("checkpoint.jsonl"), &identity)?;
+    let checkpoint = Checkpoint::open(&checkpoint_path, &identity)?;
     if !checkpoint.is_empty() {
         eprintln!("note: {} of {} strata are done already: going on from there", checkpoint.len(), strata.len());
     }
-    let bar = ProgressBar::new(strata.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{pos}/{len} strata {wide_bar} {elapsed} left {eta}")?);
-    let selections = sample(&cells, &strata, wanted, &params, args.seed, Some(&checkpoint), &|_| bar.inc(1))?;
+    let bar = ProgressBar::new((strata.len() * params.iterations) as u64);
+    bar.set_style(ProgressStyle::with_template("{percent} % of the generations {wide_bar} {elapsed} left {eta}")?);
+    let judge = gpu.as_ref().map_or(Judge::Cpu, Judge::Gpu);
+    let selections =
+        sample(&cells, &strata, wanted, &params, args.seed, judge, Some(&checkpoint), &|n| bar.inc(n as u64))?;
     bar.finish_and_clear();
     let mut rows: Vec<u32> = selections.iter().flat_map(|s| s.rows.iter().copied()).collect();
     rows.sort_unstable();
@@ -161,6 +186,7 @@ fn work(args: &SampleArgs) -> Result<()> {
     }
     let members = serde_json::json!({
         "seed": args.seed,
+        "backend": backend.to_string(),
         "parameters": parameters,
         "selected": rows.len(),
         "strata": selections.iter().map(describe).collect::<Vec<_>>(),

@@ -5,9 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use crate::sampling::sample::random;
-use crate::sampling::stats::{Comparison, set_stats};
-use crate::sampling::strata::{Cells, Stratum};
+use crate::sampling::manifest;
+use crate::sampling::pictures::{Request, draw};
+#[cfg(feature = "gdal")]
+use crate::sampling::raster::Mosaic;
+use crate::sampling::sample::random_like;
+use crate::sampling::stats::compare;
+use crate::sampling::strata::{Cells, class_names};
 use crate::sampling::table::Table;
 
 /// The paper's Table II: the full set, a random draw and the sample side by side
@@ -31,11 +35,19 @@ pub struct StatsArgs {
     /// Print a Markdown table
     #[arg(long)]
     markdown: bool,
+    /// Also draw tiles.svg, strata.svg and fitness.svg into this folder
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+    /// Climate raster, for the coast lines of tiles.svg
+    #[cfg(feature = "gdal")]
+    #[arg(long, value_name = "RASTER", requires = "pictures")]
+    climate: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub fn run(args: StatsArgs) -> Result<()> {
-    let cells = Cells::read(&Table::open(&args.cells)?)?;
+    let table = Table::open(&args.cells)?;
+    let cells = Cells::read(&table)?;
     let sampled = Cells::read(&Table::open(&args.sample)?)?;
     let (strata, sample_strata) = (cells.strata(), sampled.strata());
     let known: BTreeSet<(i32, i32)> = strata.iter().map(|s| (s.u, s.v)).collect();
@@ -45,6 +57,27 @@ pub fn run(args: StatsArgs) -> Result<()> {
         args.sample.display(),
         args.cells.display()
     );
+    if let Some(folder) = &args.pictures {
+        let manifest = manifest::beside(&args.sample);
+        if !manifest.exists() {
+            eprintln!("note: {} is not there: fitness.svg is not drawn", manifest.display());
+        }
+        #[cfg(feature = "gdal")]
+        let land = args.climate.as_deref().map(|path| Mosaic::open(path)?.land()).transpose()?;
+        #[cfg(not(feature = "gdal"))]
+        let land = None;
+        let request = Request {
+            cells: &cells,
+            strata: &strata,
+            random: &random_like(&strata, &sample_strata, args.seed),
+            sample: &sampled,
+            sample_strata: &sample_strata,
+            names: &class_names(&table)?,
+            land: land.as_ref(),
+            manifest: Some(manifest.as_path()).filter(|m| m.exists()),
+        };
+        draw(&request, folder)?;
+    }
     let comparison = compare(&cells, &strata, &sampled, &sample_strata, args.seed, args.min_tiles);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&comparison)?);
@@ -54,24 +87,4 @@ pub fn run(args: StatsArgs) -> Result<()> {
         print!("{}", comparison.text());
     }
     Ok(())
-}
-
-/// The three columns; the random draw takes as many cells of each stratum as the sample has.
-pub fn compare(
-    cells: &Cells,
-    strata: &[Stratum],
-    sampled: &Cells,
-    sample: &[Stratum],
-    seed: u64,
-    min_tiles: usize,
-) -> Comparison {
-    let size = |s: &Stratum| sample.iter().find(|t| (t.u, t.v) == (s.u, s.v)).map_or(0, |t| t.rows.len());
-    let drawn = random(strata, size, seed);
-    let counted: BTreeSet<(i32, i32)> =
-        sample.iter().filter(|s| s.rows.len() > min_tiles).map(|s| (s.u, s.v)).collect();
-    Comparison {
-        full: set_stats(cells, strata, &counted),
-        random: set_stats(cells, &cells.strata_of(&drawn), &counted),
-        sample: set_stats(sampled, sample, &counted),
-    }
 }

@@ -3,11 +3,10 @@
 use super::common::{AdapterArgs, ModelArgs};
 use crate::data::DEFAULT_TILE_PX;
 use crate::gpu::Target;
-use crate::loss::Objective;
+use crate::model::Csmoe;
 use crate::model::summary::Summary;
-use crate::model::{Config, Csmoe};
-use crate::ops::adamw;
-use crate::tensor::{MemoryPlan, Tape};
+use crate::tensor::MemoryPlan;
+use crate::train::{self, Settings};
 use anyhow::Result;
 use serde_json::json;
 
@@ -38,33 +37,20 @@ pub fn run(args: SummaryArgs) -> Result<()> {
         None => Target::default(),
     };
     let batches = if args.batch.is_empty() { vec![1, 8, 32] } else { args.batch };
-    let plans = batches
-        .iter()
-        .map(|b| Ok((*b as usize, plan_step(&config, &target, *b as usize)?)))
-        .collect::<Result<Vec<_>>>()?;
     let summary = Summary::of(&config);
+    let model = Csmoe::for_training(config);
+    let plan = |batch: &u32| {
+        let batch = *batch as usize;
+        Ok((batch, train::plan(&model, &target, &Settings { batch, ..Settings::default() }, DEFAULT_TILE_PX)?))
+    };
+    let plans = batches.iter().map(plan).collect::<Result<Vec<_>>>()?;
     // Weights as they lie on the device, alignment included; a gradient and two moments for each.
-    let weights = Csmoe::for_training(config).params.chunks().iter().sum::<usize>() as u64 * 4;
+    let weights = model.params.chunks().iter().sum::<usize>() as u64 * 4;
     match args.json {
         true => print_json(&summary, weights, &target, &plans)?,
         false => print(&summary, weights, &plans),
     }
     Ok(())
-}
-
-/// The memory of a training step of `batch` pairs of tiles of the usual size, without building it.
-fn plan_step(config: &Config, target: &Target, batch: usize) -> Result<MemoryPlan> {
-    let model = Csmoe::for_training(config.clone());
-    let mut t = Tape::new(target.clone(), model.params.clone());
-    let images = model.pixel_inputs(&mut t, batch, DEFAULT_TILE_PX)?;
-    let masks = model.mask_inputs(&mut t, batch, config.kept());
-    let objective = Objective::record(&mut t, &model, &images, &masks)?;
-    objective.backward(&mut t)?;
-    t.output("scalars", objective.scalars)?;
-    let hyper = t.input("hyper", [adamw::HYPER]);
-    let options = adamw::Options { decay_all: true, zero_gradients: false };
-    adamw::update(&mut t, hyper, Some(objective.scalars), options)?;
-    Ok(t.plan())
 }
 
 fn print_json(summary: &Summary, weights: u64, target: &Target, plans: &[(usize, MemoryPlan)]) -> Result<()> {

@@ -11,8 +11,8 @@ pub struct VerifyStepArgs {
     /// Folder of a run: config.json and model.safetensors
     #[arg(long, value_name = "RUN")]
     pub checkpoint: PathBuf,
-    /// Folder of co-registered S1/S2 GeoTIFFs, or synth:PAIRS[:SEED]
-    #[arg(long, value_name = "DIR|synth:PAIRS[:SEED]")]
+    /// Patch store, folder of co-registered S1/S2 GeoTIFFs, or synth:PAIRS[:SEED]
+    #[arg(long, value_name = "STORE|DIR|synth:PAIRS[:SEED]")]
     pub data: String,
     /// Side of the tiles cut from the archive, in pixels [default: 120, or the image if smaller]
     #[arg(long, value_name = "N")]

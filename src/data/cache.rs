@@ -11,9 +11,10 @@ pub struct Cached {
 }
 
 impl Cached {
-    /// Wraps `source` if all its pairs fit into `budget` bytes, and gives it back as it is otherwise.
+    /// Wraps `source` if all its pairs fit into `budget` bytes, and gives it back as it is otherwise, or
+    /// where the system keeps its pixels ready anyway.
     pub fn within(source: Arc<dyn PairSource>, budget: u64) -> Arc<dyn PairSource> {
-        if bytes(&*source) > budget {
+        if source.mapped() || bytes(&*source) > budget {
             return source;
         }
         let slots = (0..source.len()).map(|_| OnceLock::new()).collect();
@@ -40,6 +41,9 @@ impl PairSource for Cached {
     }
     fn group(&self, index: usize) -> usize {
         self.source.group(index)
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        self.source.label(index)
     }
     fn pair(&self, index: usize) -> Result<Pair> {
         if let Some(pair) = self.slots[index].get() {

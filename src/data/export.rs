@@ -6,41 +6,105 @@ use std::path::{Path, PathBuf};
 
 use super::{Error, Result};
 
+/// A file under way, written beside its place and renamed when it is whole. Dropped unfinished, it leaves nothing.
+pub struct Replace {
+    part: Part,
+    file: BufWriter<File>,
+}
+
+impl Replace {
+    /// Opens a temporary file in the target's folder, which is made where it is missing.
+    pub fn create(target: &Path) -> Result<Replace> {
+        let part = Part::new(target)?;
+        let file = File::create(&part.path).map_err(|e| unwritable(target, e))?;
+        Ok(Replace { part, file: BufWriter::with_capacity(1 << 20, file) })
+    }
+
+    /// Makes it durable and gives it its name.
+    pub fn finish(mut self) -> Result<()> {
+        self.file.flush().map_err(|e| unwritable(&self.part.target, e))?;
+        self.part.publish()
+    }
+
+    /// Writes a whole file at once.
+    pub fn write_all(target: &Path, bytes: &[u8]) -> Result<()> {
+        write_atomic(target, |file| file.write_all(bytes))
+    }
+}
+
+impl Write for Replace {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Writes a file through `fill`: temporary file beside it, fsync, rename, fsync of the folder. A failure leaves the old file.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut (dyn Write + Send)) -> io::Result<()>) -> Result<()> {
-    replace(path, |part| {
-        let write = || -> io::Result<()> {
-            let mut file = BufWriter::new(File::create(part)?);
-            fill(&mut file)?;
-            file.flush()
-        };
-        write().map_err(|e| unwritable(path, e))
-    })
+    let mut file = Replace::create(path)?;
+    fill(&mut file).map_err(|e| unwritable(path, e))?;
+    file.finish()
 }
 
 /// The same for writers that want a path: `fill` makes the file it is given.
 pub fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or_else(|| Error::new(path.display(), "not a file name", "name a file to write"))?;
-    fs::create_dir_all(folder).map_err(|e| unwritable(path, e))?;
-    let part = Part(folder.join(format!(".{}.{}.part", name.to_string_lossy(), std::process::id())));
-    fill(&part.0)?;
-    let publish = || -> io::Result<()> {
-        File::open(&part.0)?.sync_all()?;
-        fs::rename(&part.0, path)?;
-        // Makes the new name itself durable; folders cannot be opened everywhere.
-        if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
-    };
-    publish().map_err(|e| unwritable(path, e))
+    let part = Part::new(path)?;
+    fill(&part.path)?;
+    part.publish()
 }
 
 /// A temporary file that goes away unless it was renamed.
-struct Part(PathBuf);
+struct Part {
+    target: PathBuf,
+    path: PathBuf,
+}
+
+impl Part {
+    /// `.NAME.PROCESS.part` beside the target. What a process that is no more left under such a name goes away now.
+    fn new(target: &Path) -> Result<Part> {
+        let name = target.file_name();
+        let name = name.ok_or_else(|| Error::new(target.display(), "not a file name", "name a file to write"))?;
+        let folder = folder_of(target);
+        fs::create_dir_all(folder).map_err(|e| unwritable(target, e))?;
+        let prefix = format!(".{}.", name.to_string_lossy());
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let found = entry.file_name();
+            let process = found.to_str().and_then(|f| f.strip_prefix(&prefix)?.strip_suffix(".part")?.parse().ok());
+            if process.is_some_and(is_gone) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        let path = folder.join(format!("{prefix}{}.part", std::process::id()));
+        Ok(Part { target: target.to_path_buf(), path })
+    }
+
+    fn publish(self) -> Result<()> {
+        let publish = || -> io::Result<()> {
+            File::open(&self.path)?.sync_all()?;
+            fs::rename(&self.path, &self.target)?;
+            // Makes the new name itself durable; folders cannot be opened everywhere.
+            if cfg!(unix) { File::open(folder_of(&self.target))?.sync_all() } else { Ok(()) }
+        };
+        publish().map_err(|e| unwritable(&self.target, e))
+    }
+}
 
 impl Drop for Part {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether no process has this number any more, where that can be seen.
+fn is_gone(process: u32) -> bool {
+    Path::new("/proc/self").exists() && !Path::new("/proc").join(process.to_string()).exists()
 }
 
 fn unwritable(path: &Path, e: io::Error) -> Error {
@@ -89,6 +153,18 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         write_atomic(&path, |f| f.write_all(b"new")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cells.csv");
+        // No process has the greatest number; process 1 is always there.
+        let left = [".cells.csv.4294967295.part", ".cells.csv.1.part", ".other.csv.4294967295.part", "notes.part"];
+        left.iter().for_each(|name| fs::write(dir.path().join(name), b"half").unwrap());
+        write_atomic(&path, |f| f.write_all(b"whole")).unwrap();
+        let there = left.map(|name| dir.path().join(name).exists());
+        assert_eq!(there, [!Path::new("/proc/self").exists(), true, true, true]);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! What is in a batch depends on (seed, split, batch size, cursor) and nothing else: not on threads, cache or timing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,17 @@ use serde::{Deserialize, Serialize};
 use super::random::{Stream, hash};
 use super::split::{Part, Split, members};
 use super::{Cached, Error, PairSource, Result, Sensor};
+
+/// How often a training pair is drawn in an epoch; an epoch always has as many draws as the part has pairs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sampling {
+    /// Each once.
+    #[default]
+    Uniform,
+    /// Each class equally often: stratified by label. Rare classes come again, pairs without label form one class.
+    Balanced,
+}
 
 /// Settings of a [`Loader`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +35,8 @@ pub struct LoaderConfig {
     pub split: Split,
     /// Which part to walk.
     pub part: Part,
+    /// How often each pair is drawn.
+    pub sampling: Sampling,
     /// Random horizontal and vertical flips (training part only).
     pub flip: bool,
     /// Threads that read.
@@ -41,6 +54,7 @@ impl Default for LoaderConfig {
             seed: 42,
             split: Split::default(),
             part: Part::Train,
+            sampling: Sampling::Uniform,
             flip: true,
             workers: 2,
             prefetch: 4,
@@ -88,15 +102,21 @@ pub struct Loader {
     ahead: Cursor,
     cursor: Cursor,
     order: (u64, Arc<Vec<u32>>),
+    spare: Spare,
     jobs: Option<Sender<Job>>,
     waiting: VecDeque<Receiver<Result<Batch>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Buffers of batches that were used up: fresh memory of this size costs more than filling it.
+type Spare = Arc<Mutex<Vec<(Vec<f32>, Vec<f32>)>>>;
+
 /// What decides the contents of every batch.
 struct Plan {
     config: LoaderConfig,
     members: Vec<u32>,
+    /// Members by class, for balanced sampling.
+    strata: Vec<Vec<u32>>,
 }
 
 struct Job {
@@ -134,13 +154,18 @@ impl Loader {
         let source = Cached::within(source, config.cache_bytes);
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
+        let spare = Spare::default();
         let threads = (0..config.workers.max(1))
             .map(|_| {
-                let (source, queue) = (source.clone(), queue.clone());
-                std::thread::spawn(move || work(&*source, &queue))
+                let (source, queue, spare) = (source.clone(), queue.clone(), spare.clone());
+                std::thread::spawn(move || work(&*source, &queue, &spare))
             })
             .collect();
-        let plan = Plan { config, members };
+        let mut strata = BTreeMap::<Option<u32>, Vec<u32>>::new();
+        if config.sampling == Sampling::Balanced && config.part == Part::Train {
+            members.iter().for_each(|m| strata.entry(source.label(*m as usize)).or_default().push(*m));
+        }
+        let plan = Plan { config, members, strata: strata.into_values().collect() };
         let order = (cursor.epoch, Arc::new(plan.order(cursor.epoch)));
         let waiting = VecDeque::new();
         Ok(Self {
@@ -149,6 +174,7 @@ impl Loader {
             ahead: cursor,
             cursor,
             order,
+            spare,
             jobs: Some(jobs),
             waiting,
             threads,
@@ -181,6 +207,14 @@ impl Loader {
         let batch = self.waiting.pop_front().and_then(|reply| reply.recv().ok()).unwrap_or_else(|| Err(lost()))?;
         self.cursor = self.plan.after(batch.start);
         Ok(batch)
+    }
+
+    /// Takes back a batch that is used up, for its memory.
+    pub fn recycle(&self, batch: Batch) {
+        let mut spare = lock(&self.spare);
+        if spare.len() <= self.prefetch {
+            spare.push((batch.s1, batch.s2));
+        }
     }
 
     fn ask(&mut self) {
@@ -241,9 +275,35 @@ impl Plan {
 
     fn order(&self, epoch: u64) -> Vec<u32> {
         let mut order = self.members.clone();
-        if self.config.part == Part::Train {
+        if !self.strata.is_empty() {
+            order = self.balanced(epoch);
+        } else if self.config.part == Part::Train {
             Stream::new(self.config.seed, &[ORDER, epoch]).shuffle(&mut order);
         }
+        order
+    }
+
+    /// As many draws as there are members, the classes taking turns; each class walks shuffles of its own pairs.
+    fn balanced(&self, epoch: u64) -> Vec<u32> {
+        let mut walks: Vec<(Stream, Vec<u32>, usize)> = self
+            .strata
+            .iter()
+            .enumerate()
+            .map(|(s, pairs)| (Stream::new(self.config.seed, &[ORDER, epoch, s as u64]), pairs.clone(), pairs.len()))
+            .collect();
+        let mut order: Vec<u32> = (0..self.members.len())
+            .map(|i| {
+                let s = i % self.strata.len();
+                let (stream, pairs, next) = &mut walks[s];
+                if *next == pairs.len() {
+                    stream.shuffle(pairs);
+                    *next = 0;
+                }
+                *next += 1;
+                pairs[*next - 1]
+            })
+            .collect();
+        Stream::new(self.config.seed, &[ORDER, epoch]).shuffle(&mut order);
         order
     }
 
@@ -255,25 +315,37 @@ impl Plan {
     }
 }
 
-fn work(source: &dyn PairSource, queue: &Mutex<Receiver<Job>>) {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn work(source: &dyn PairSource, queue: &Mutex<Receiver<Job>>, spare: &Spare) {
     loop {
         // The lock is held while waiting, which only makes the other idle workers wait behind it.
-        let Ok(job) = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv() else { return };
+        let Ok(job) = lock(queue).recv() else { return };
         let Job { start, pairs, flips, reply } = job;
-        let _ = reply.send(read(source, start, &pairs, flips));
+        let room = lock(spare).pop().unwrap_or_default();
+        let _ = reply.send(read(source, start, &pairs, flips, room));
     }
 }
 
-fn read(source: &dyn PairSource, start: Cursor, pairs: &[u32], flips: Vec<u8>) -> Result<Batch> {
+fn read(
+    source: &dyn PairSource,
+    start: Cursor,
+    pairs: &[u32],
+    flips: Vec<u8>,
+    (mut s1, mut s2): (Vec<f32>, Vec<f32>),
+) -> Result<Batch> {
     let plane = source.tile_px() * source.tile_px();
-    let room = |sensor: Sensor| Vec::with_capacity(pairs.len() * sensor.channels() * plane);
-    let mut batch = Batch { s1: room(Sensor::S1), s2: room(Sensor::S2), ids: vec![], labels: vec![], flips, start };
-    for index in pairs {
-        let pair = source.pair(*index as usize)?;
-        batch.s1.extend_from_slice(&pair.s1);
-        batch.s2.extend_from_slice(&pair.s2);
-        batch.ids.push(pair.id);
-        batch.labels.push(pair.label);
+    s1.resize(pairs.len() * Sensor::S1.channels() * plane, 0.0);
+    s2.resize(pairs.len() * Sensor::S2.channels() * plane, 0.0);
+    let mut batch = Batch { s1, s2, ids: vec![], labels: vec![], flips, start };
+    let one = |sensor: Sensor| sensor.channels() * plane;
+    let places = batch.s1.chunks_exact_mut(one(Sensor::S1)).zip(batch.s2.chunks_exact_mut(one(Sensor::S2)));
+    for (index, (s1, s2)) in pairs.iter().zip(places) {
+        let placed = source.fill(*index as usize, s1, s2)?;
+        batch.ids.push(placed.id);
+        batch.labels.push(placed.label);
     }
     Ok(batch)
 }
@@ -371,6 +443,40 @@ mod tests {
             batch.ids.iter().cloned().zip(batch.flips.iter().copied()).collect::<std::collections::BTreeMap<_, _>>()
         };
         assert_ne!(by_id(&first), by_id(&second));
+    }
+
+    #[test]
+    fn balanced_sampling_draws_classes_equally_often() {
+        /// Three pairs in four are of class 0.
+        struct Skewed(Synth);
+        impl PairSource for Skewed {
+            fn len(&self) -> usize {
+                self.0.len()
+            }
+            fn tile_px(&self) -> usize {
+                self.0.tile_px()
+            }
+            fn describe(&self) -> &super::super::Report {
+                self.0.describe()
+            }
+            fn pair(&self, index: usize) -> Result<super::super::Pair> {
+                Ok(super::super::Pair { label: Some((index % 4 == 3) as u32), ..self.0.pair(index)? })
+            }
+        }
+        let config = LoaderConfig {
+            sampling: Sampling::Balanced,
+            split: Split { validation: 0.0, by_scene: false },
+            ..small(80)
+        };
+        let start = |cursor| Loader::new(Arc::new(Skewed(Synth::new(80, 1, 8))), config, cursor).unwrap();
+        let mut train = start(Cursor::default());
+        let (first, second) = (train.next_batch().unwrap(), train.next_batch().unwrap());
+        let rare = |b: &Batch| b.labels.iter().filter(|l| **l == Some(1)).count();
+        assert_eq!((rare(&first), rare(&second)), (40, 40));
+        assert_ne!(first.ids, second.ids);
+        // 40 draws of 20 rare pairs: each twice.
+        assert_eq!(first.ids.iter().collect::<HashSet<_>>().len(), 40 + 20);
+        assert!(start(Cursor { epoch: 1, position: 0 }).next_batch().unwrap() == second);
     }
 
     #[test]

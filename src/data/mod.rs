@@ -3,11 +3,13 @@
 //! A [`PairSource`] gives pairs by index, an [`ImageSource`] tiles of one sensor; the [`loader::Loader`] shuffles, splits and
 //! prefetches them into batches. Pixels travel in physical units (decibels, digital numbers) and are normalised on the GPU.
 
+pub mod archive;
 pub mod cache;
 pub mod export;
 pub mod geo;
 #[cfg(feature = "gdal")]
 pub mod geotiff;
+pub mod inspect;
 pub mod loader;
 pub mod normalisation;
 #[cfg(feature = "parquet")]
@@ -16,7 +18,9 @@ pub mod picture;
 pub mod random;
 pub mod split;
 pub mod stats;
+pub mod store;
 pub mod synth;
+pub mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cache::Cached;
 pub use geo::Geo;
-pub use loader::{Batch, Cursor, Loader, LoaderConfig};
+pub use loader::{Batch, Cursor, Loader, LoaderConfig, Sampling};
 pub use normalisation::{BandStats, Normalisation};
 pub use split::{Part, Split};
 
@@ -151,6 +155,9 @@ pub struct Report {
     pub dropped: BTreeMap<String, usize>,
     /// Band names found, by sensor.
     pub bands: BTreeMap<Sensor, Vec<String>>,
+    /// Type of the stored numbers, by sensor, where there are files.
+    #[serde(default)]
+    pub dtype: BTreeMap<Sensor, String>,
     /// Names of the scene classes, by label.
     pub classes: Vec<String>,
     /// What was decided on the way: units, band layout, preferred products.
@@ -181,10 +188,34 @@ pub trait PairSource: Send + Sync {
     fn group(&self, index: usize) -> usize {
         index
     }
+    /// Scene class of a pair, without reading its pixels where that is possible.
+    fn label(&self, index: usize) -> Option<u32> {
+        self.pair(index).ok()?.label
+    }
+    /// Reads pair `index` into `s1` [2, px, px] and `s2` [10, px, px].
+    fn fill(&self, index: usize, s1: &mut [f32], s2: &mut [f32]) -> Result<Placed> {
+        let pair = self.pair(index)?;
+        s1.copy_from_slice(&pair.s1);
+        s2.copy_from_slice(&pair.s2);
+        Ok(Placed { id: pair.id, label: pair.label })
+    }
+    /// Whether the system's page cache holds the pixels ready, so that a cache of ours would only double them.
+    fn mapped(&self) -> bool {
+        false
+    }
     /// A source is never empty.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What [`PairSource::fill`] says beside the pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// [`Pair::id`].
+    pub id: String,
+    /// [`Pair::label`].
+    pub label: Option<u32>,
 }
 
 /// Tiles of one sensor, by index, from any thread.
@@ -239,7 +270,7 @@ pub struct OpenOptions {
     pub s2_bands: Option<Vec<String>>,
 }
 
-/// Opens pairs: `synth:PAIRS[:SEED]` (procedural, in memory) or a folder of co-registered GeoTIFFs.
+/// Opens pairs: `synth:PAIRS[:SEED]` (procedural, in memory), a patch store, or a folder of co-registered GeoTIFFs.
 pub fn open(spec: &str, tile_px: Option<usize>) -> Result<Box<dyn PairSource>> {
     open_with(spec, &OpenOptions { tile_px, ..Default::default() })
 }
@@ -249,6 +280,7 @@ pub fn open_with(spec: &str, options: &OpenOptions) -> Result<Box<dyn PairSource
     check_tile_px(options.tile_px)?;
     match spec.strip_prefix("synth:") {
         Some(rest) => Ok(Box::new(synth::Synth::parse(rest, options.tile_px)?)),
+        None if store::is_store(spec.as_ref()) => Ok(Box::new(open_store(spec, options)?.pairs()?)),
         None => open_folder(spec, options),
     }
 }
@@ -258,7 +290,30 @@ pub fn open_images(spec: &str, sensor: Sensor, options: &OpenOptions) -> Result<
     check_tile_px(options.tile_px)?;
     match spec.strip_prefix("synth:") {
         Some(rest) => Ok(Box::new(Half(synth::Synth::parse(rest, options.tile_px)?, sensor))),
+        None if store::is_store(spec.as_ref()) => {
+            Ok(Box::new(store::StoreImages::new(open_store(spec, options)?, sensor)?))
+        }
         None => open_one_sensor(spec, sensor, options),
+    }
+}
+
+fn open_store(spec: &str, options: &OpenOptions) -> Result<store::Store> {
+    let opened = store::Store::open(spec.as_ref())?;
+    let px = opened.describe_px();
+    match options.tile_px {
+        Some(asked) if asked != px => {
+            let problem = format!("holds patches of {px} px, --tile-px says {asked}");
+            Err(Error::new(spec, problem, "leave out --tile-px, or cut the archive again"))
+        }
+        _ => Ok(opened),
+    }
+}
+
+/// Statistics that an archive brings along; None for all but patch stores.
+pub fn own_statistics(spec: &str) -> Result<Option<Normalisation>> {
+    match store::is_store(spec.as_ref()) {
+        true => store::Store::open(spec.as_ref())?.statistics(),
+        false => Ok(None),
     }
 }
 

@@ -70,6 +70,46 @@ pub fn picture(sensor: Sensor, pixels: &[f32], px: usize) -> Rgb {
     Stretch::of(sensor, pixels).paint(pixels, px)
 }
 
+/// Side of a scene's picture in pixels, about.
+const SCENE: usize = 480;
+/// What is not there.
+const ABSENT: [u8; 3] = [120; 3];
+const CROSS: [u8; 3] = [230, 30, 30];
+
+/// A scene of `shape` (rows, columns) patches in one light, thinned to a size that is looked at; dropped ones are crossed out.
+/// Each patch has its place, its pixels [C, px, px] (NaN where missing; none at all is grey) and whether it is dropped.
+pub fn mosaic(sensor: Sensor, shape: (usize, usize), px: usize, patches: &[((usize, usize), &[f32], bool)]) -> Rgb {
+    let step = (shape.0.max(shape.1) * px).div_ceil(SCENE).max(1);
+    let side = px.div_ceil(step);
+    let mut sheet = Rgb::filled(shape.1 * side, shape.0 * side, ABSENT);
+    let thin = |pixels: &[f32]| -> Vec<f32> {
+        let at = move |k: usize| (k / side * step).min(px - 1) * px + (k % side * step).min(px - 1);
+        pixels.chunks_exact(px * px).flat_map(|band| (0..side * side).map(move |k| band[at(k)])).collect()
+    };
+    let small: Vec<Vec<f32>> = patches.iter().map(|(_, pixels, _)| thin(pixels)).collect();
+    // One stretch for the whole scene: band by band, all patches together.
+    let band =
+        |c: usize| small.iter().flat_map(move |p| p.chunks_exact(side * side).nth(c).into_iter().flatten().copied());
+    let all: Vec<f32> = (0..sensor.channels()).flat_map(band).collect();
+    let stretch = Stretch::of(sensor, &all);
+    for (((row, col), _, dropped), pixels) in patches.iter().zip(&small) {
+        let corner = (col * side, row * side);
+        if !pixels.is_empty() {
+            let mut tile = stretch.paint(pixels, side);
+            let seen = |i: usize| pixels.chunks_exact(side * side).all(|band| band[i].is_finite());
+            (0..side * side).filter(|i| !seen(*i)).for_each(|i| tile.set(i % side, i / side, ABSENT));
+            sheet.paste(&tile, corner, 1);
+        }
+        if *dropped {
+            for (i, thick) in (0..side).flat_map(|i| (0..2).map(move |t| (i, t))) {
+                sheet.set(corner.0 + (i + thick).min(side - 1), corner.1 + i, CROSS);
+                sheet.set(corner.0 + (side - 1 - i + thick).min(side - 1), corner.1 + i, CROSS);
+            }
+        }
+    }
+    sheet
+}
+
 /// Classes as colours that stay apart; [`super::NO_CLASS`] is black.
 pub fn classes(mask: &[u8], px: usize) -> Rgb {
     const COLOURS: [[u8; 3]; 8] = [

@@ -1,11 +1,12 @@
 //! Mean and standard deviation of every band, in one pass over the archive.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::{BandStats, Error, Normalisation, PairSource, Result, Sensor};
 
 /// Count, mean and sum of squared deviations; merging two is exact in real numbers (Chan et al. 1979).
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Moments {
     count: f64,
     mean: f64,

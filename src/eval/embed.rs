@@ -2,13 +2,13 @@
 
 use crate::data::{Error, Geo, Image, ImageSource, Sensor};
 use crate::gpu::Gpu;
-use crate::model::weights::{self, Named};
+use crate::model::weights::WeightsFile;
 use crate::model::{Config, Csmoe};
 use crate::nn::Linear;
 use crate::ops;
 use crate::tensor::{Names, ParamStore, Program, Tape, Tensor, Timing};
 use crate::train::{Footprint, check_fit, masks};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rayon::prelude::*;
 use std::fmt;
 use std::path::Path;
@@ -72,9 +72,9 @@ pub struct Encoder {
 ///
 /// # Errors
 /// A folder without `config.json` or `model.safetensors`, a truncated or unreadable one: names the file.
-pub fn open_run(run: &Path) -> Result<(Config, Named)> {
+pub fn open_run(run: &Path) -> Result<(Config, WeightsFile)> {
     let config = Config::read(&run.join("config.json"))?;
-    Ok((config, weights::read(&run.join("model.safetensors"))?))
+    Ok((config, WeightsFile::open(&run.join("model.safetensors"))?))
 }
 
 /// One sensor's encoder as a program of a fixed batch.
@@ -91,18 +91,17 @@ impl Embedder {
     /// A run that is not whole, or whose weights are not its config's: names file and tensor. A batch that does not
     /// fit the adapter: says which would.
     pub fn open(gpu: &Gpu, run: &Path, encoder: Encoder) -> Result<Self> {
-        let (config, named) = open_run(run)?;
-        Self::of(gpu, &config, &named, encoder)
-            .with_context(|| format!("{} cannot be used", run.join("model.safetensors").display()))
+        let (config, weights) = open_run(run)?;
+        Self::of(gpu, &config, &weights, encoder)
     }
 
     /// The encoder with the weights of a file. A projector is used if the file has one.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape; a batch that does not fit.
-    pub fn of(gpu: &Gpu, config: &Config, named: &Named, encoder: Encoder) -> Result<Self> {
-        let projector = named.contains_key("projector.weight");
-        Self::build(gpu, config, encoder, projector, |store| weights::load_named(gpu, store, named))
+    pub fn of(gpu: &Gpu, config: &Config, weights: &WeightsFile, encoder: Encoder) -> Result<Self> {
+        let projector = weights.contains("projector.weight");
+        Self::build(gpu, config, encoder, projector, |store| weights.load(gpu, store))
     }
 
     /// The encoder as it was before any training, for comparison.

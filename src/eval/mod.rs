@@ -3,6 +3,7 @@
 //! A run folder holds `config.json` and `model.safetensors`. Architecture Invariant: nothing here names wgpu.
 
 pub mod bench;
+pub mod bench_data;
 pub mod doctor;
 mod embed;
 mod logistic;

@@ -7,7 +7,7 @@ use crate::data::ImageSource;
 use crate::data::random::Stream;
 use crate::gpu::Gpu;
 use crate::model::Config;
-use crate::model::weights::Named;
+use crate::model::weights::WeightsFile;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
@@ -37,13 +37,13 @@ pub struct Readout {
 pub fn readout(
     gpu: &Gpu,
     config: &Config,
-    named: &Named,
+    weights: &WeightsFile,
     encoder: Encoder,
     source: &dyn ImageSource,
     seed: u64,
     done: impl Fn(usize),
 ) -> Result<Readout> {
-    let trained = Embedder::of(gpu, config, named, encoder)?.embed_all(gpu, source, &done)?;
+    let trained = Embedder::of(gpu, config, weights, encoder)?.embed_all(gpu, source, &done)?;
     let folds = folds(&trained.labels, seed);
     let (tiles, classes) = (folds.iter().flatten().count(), classes(&trained.labels, &folds));
     if classes < 2 {

@@ -5,10 +5,10 @@ use crate::data::picture::{Rgb, Sheet, Stretch};
 use crate::data::split::members;
 use crate::data::{Batch, Cursor, Error, PairSource, Part, Sensor, Split};
 use crate::gpu::Gpu;
-use crate::model::{Config, Csmoe, weights};
+use crate::model::{Config, Csmoe};
 use crate::tensor::{ParamStore, Program, Tape};
 use crate::train::{feed, masks};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::Path;
 
 const SENSORS: [Sensor; 2] = [Sensor::S1, Sensor::S2];
@@ -40,11 +40,10 @@ pub fn reconstruct(
     count: usize,
     seed: u64,
 ) -> Result<(Config, Vec<Reconstructed>)> {
-    let (config, named) = open_run(run)?;
+    let (config, weights) = open_run(run)?;
     let model = Csmoe::for_training(config.clone());
     let store = ParamStore::new(gpu, model.params.clone(), false)?;
-    weights::load_named(gpu, &store, &named)
-        .with_context(|| format!("{} is not a checkpoint of this model", run.join("model.safetensors").display()))?;
+    weights.load(gpu, &store)?;
     let part = |part| members(source, Split::default(), part, seed);
     let mut chosen: Vec<u32> = part(Part::Validation).into_iter().chain(part(Part::Train)).collect();
     chosen.truncate(count);

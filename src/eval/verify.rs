@@ -7,7 +7,7 @@ use crate::loss::{Objective, Terms};
 use crate::model::{Config, Csmoe, weights};
 use crate::tensor::{Kind, ParamStore, Tape};
 use crate::train::{Footprint, Settings, check_fit, feed, masks};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use safetensors::Dtype;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub fn verify_step(
     batch: usize,
     seed: u64,
 ) -> Result<VerifiedStep> {
-    let (config, named) = open_run(run)?;
+    let (config, weights) = open_run(run)?;
     let model = Csmoe::for_training(config.clone());
     let px = source.tile_px();
     check_fit(gpu, batch, |batch| Footprint::of(gpu, &model, &Settings { batch, ..Settings::default() }, px))?;
@@ -51,9 +51,7 @@ pub fn verify_step(
         t.output(format!("input.{sensor}"), *image)?;
     }
     let store = ParamStore::new(gpu, model.params.clone(), true)?;
-    weights::load_named(gpu, &store, &named)
-        .with_context(|| format!("{} is not a checkpoint of this model", run.join("model.safetensors").display()))?;
-    drop(named);
+    weights.load(gpu, &store)?;
     let program = t.compile(gpu, &store)?;
 
     let settings = LoaderConfig { batch, seed, workers: 1, prefetch: 1, cache_bytes: 0, ..LoaderConfig::default() };

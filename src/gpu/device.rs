@@ -30,6 +30,12 @@ impl AdapterChoice {
         let have = || names.iter().enumerate().map(|(i, n)| format!("{i}: {n}")).collect::<Vec<_>>().join(", ");
         index.or_else(named).ok_or_else(|| GpuError::AdapterNotFound { asked: asked.clone(), have: have() })
     }
+
+    /// Whether it chooses a GPU, and not a CPU that plays one, or nothing.
+    pub fn is_hardware(&self) -> bool {
+        let all = adapters();
+        self.pick(&all).is_ok_and(|i| all[i].get_info().device_type != wgpu::DeviceType::Cpu)
+    }
 }
 
 /// An opened device with its queue and its compiled pipelines.
@@ -178,6 +184,11 @@ impl Gpu {
     pub fn wait(&self) -> Result<(), GpuError> {
         self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| GpuError::Lost(e.to_string()))?;
         self.check()
+    }
+
+    /// Bytes of device memory in use, where the driver's allocations are counted.
+    pub fn allocated(&self) -> Option<u64> {
+        Some(self.device.generate_allocator_report()?.total_allocated_bytes)
     }
 
     /// Whether this is a CPU that plays a GPU.

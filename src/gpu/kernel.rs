@@ -59,6 +59,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "attention_tiles",
     "basic",
     "cls_rows",
+    "geodesic",
     "gram",
     "layer_norm",
     "masked_loss",

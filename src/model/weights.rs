@@ -4,33 +4,81 @@ use crate::data::export::replace;
 use crate::gpu::Gpu;
 use crate::tensor::{Kind, ParamStore};
 use anyhow::{Context, Result, bail};
+use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Named float32 tensors: shape and values.
 pub type Named = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// Reads a safetensors file; float16, bfloat16 and float64 become float32, other types are left out.
+/// An open safetensors file, read where it is looked at: one encoder is a part of its checkpoint.
+pub struct WeightsFile {
+    path: PathBuf,
+    bytes: Mmap,
+}
+
+impl WeightsFile {
+    /// # Errors
+    /// A file that cannot be read or is not safetensors (truncated, say): names it.
+    pub fn open(path: &Path) -> Result<Self> {
+        // SAFETY: checkpoints are replaced whole, never written in place.
+        let map = || std::fs::File::open(path).and_then(|file| unsafe { Mmap::map(&file) });
+        let bytes = map().with_context(|| format!("{} cannot be read", path.display()))?;
+        let file = WeightsFile { path: path.to_path_buf(), bytes };
+        file.tensors()?;
+        Ok(file)
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>> {
+        let (name, size) = (self.path.display(), self.bytes.len());
+        SafeTensors::deserialize(&self.bytes).with_context(|| {
+            format!("{name} is not a whole safetensors file ({size} bytes); copy it again or use another checkpoint")
+        })
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors().is_ok_and(|tensors| tensors.tensor(name).is_ok())
+    }
+
+    /// Puts the tensors into a model's parameters. Every parameter must be there in its shape; other tensors of the
+    /// file (decoders when only embedding) are left out. Float16, bfloat16 and float64 become float32.
+    ///
+    /// # Errors
+    /// Names the file and the first tensor that is missing, or has another shape or an integer type.
+    pub fn load(&self, gpu: &Gpu, store: &ParamStore) -> Result<()> {
+        let load = || -> Result<()> {
+            let tensors = self.tensors()?;
+            for (name, shape, _, _) in store.params.pieces() {
+                match tensors.tensor(name) {
+                    Err(_) => bail!("tensor '{name}' {shape:?} is missing"),
+                    Ok(view) if view.shape() != shape => {
+                        bail!("tensor '{name}' has shape {:?} and should have {shape:?}", view.shape())
+                    }
+                    Ok(_) => {}
+                }
+            }
+            for (name, shape, _, _) in store.params.pieces() {
+                let view = tensors.tensor(name)?;
+                let Some(values) = floats(&view) else {
+                    bail!("tensor '{name}' has type {:?} and should have F32", view.dtype())
+                };
+                store.write_named(gpu, name, shape, &values)?;
+            }
+            Ok(())
+        };
+        load().with_context(|| format!("{} is not a checkpoint of this model", self.path.display()))
+    }
+}
+
+/// Reads a whole safetensors file; tensors of integer types are left out.
 ///
 /// # Errors
-/// A file that cannot be read or is not safetensors (truncated, say): names it.
-pub fn read(file: &Path) -> Result<Named> {
-    let bytes = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let tensors = SafeTensors::deserialize(&bytes).with_context(|| {
-        format!(
-            "{} is not a whole safetensors file ({} bytes); copy it again or use another checkpoint",
-            file.display(),
-            bytes.len()
-        )
-    })?;
-    let mut named = Named::new();
-    for (name, view) in tensors.tensors() {
-        if let Some(values) = floats(&view) {
-            named.insert(name, (view.shape().to_vec(), values));
-        }
-    }
-    Ok(named)
+/// As [`WeightsFile::open`].
+pub fn read(path: &Path) -> Result<Named> {
+    let file = WeightsFile::open(path)?;
+    let tensors = file.tensors()?.tensors();
+    Ok(tensors.into_iter().filter_map(|(name, view)| Some((name, (view.shape().to_vec(), floats(&view)?)))).collect())
 }
 
 fn floats(view: &TensorView) -> Option<Vec<f32>> {
@@ -79,36 +127,6 @@ pub fn write_bytes<'a>(
         }
         Ok(())
     })?;
-    Ok(())
-}
-
-/// Puts a file's tensors into a model's parameters. Every parameter must be there in its shape; other tensors of the
-/// file (decoders when only embedding) are left out.
-///
-/// # Errors
-/// Names the file and the first tensor that is missing or has another shape.
-pub fn load(gpu: &Gpu, store: &ParamStore, file: &Path) -> Result<()> {
-    let named = read(file)?;
-    load_named(gpu, store, &named).with_context(|| format!("{} is not a checkpoint of this model", file.display()))
-}
-
-/// [`load`] from memory.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_named(gpu: &Gpu, store: &ParamStore, named: &Named) -> Result<()> {
-    for (name, shape, _, _) in store.params.pieces() {
-        match named.get(name) {
-            None => bail!("tensor '{name}' {shape:?} is missing"),
-            Some((found, _)) if found != shape => {
-                bail!("tensor '{name}' has shape {found:?} and should have {shape:?}")
-            }
-            Some(_) => {}
-        }
-    }
-    for (name, shape, _, _) in store.params.pieces() {
-        store.write_named(gpu, name, shape, &named[name].1)?;
-    }
     Ok(())
 }
 

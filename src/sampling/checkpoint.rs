@@ -13,12 +13,15 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::sample::Selection;
+use crate::data::export::Replace;
 
 /// The file of a run.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    file: Mutex<File>,
+    /// What stands in it, until the first stratum is added: a run that fails before leaves no file.
+    head: String,
+    file: Mutex<Option<File>>,
     done: HashMap<(i32, i32), Selection>,
 }
 
@@ -64,11 +67,14 @@ impl Checkpoint {
         if whole.is_empty() {
             whole = format!("{identity}\n");
         }
-        if whole != text {
-            super::table::replace::Replace::write_all(path, whole.as_bytes())?;
-        }
-        let file = OpenOptions::new().append(true).open(path).with_context(failed)?;
-        Ok(Checkpoint { path: path.to_path_buf(), file: Mutex::new(file), done })
+        Ok(Checkpoint { path: path.to_path_buf(), head: whole, file: Mutex::new(None), done })
+    }
+
+    /// What the first line of an earlier run's file says of `member`.
+    pub fn recorded(path: &Path, member: &str) -> Option<String> {
+        let text = std::fs::read_to_string(path).ok()?;
+        let identity: serde_json::Value = serde_json::from_str(text.lines().next()?).ok()?;
+        Some(identity[member].as_str()?.to_string())
     }
 
     /// How many strata are done already.
@@ -92,13 +98,19 @@ impl Checkpoint {
         let (before, after) = (s.before.to_bits(), s.after.to_bits());
         let line = Line { u: s.u, v: s.v, n_g: s.n_g, wanted: s.wanted, rows: s.rows.clone(), before, after, curve };
         let text = serde_json::to_string(&line)? + "\n";
+        let failed = || format!("{}: cannot be written", self.path.display());
         let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
-        file.write_all(text.as_bytes()).with_context(|| format!("{}: cannot be written", self.path.display()))
+        if file.is_none() {
+            Replace::write_all(&self.path, self.head.as_bytes())?;
+            *file = Some(OpenOptions::new().append(true).open(&self.path).with_context(failed)?);
+        }
+        file.as_mut().map_or(Ok(()), |f| f.write_all(text.as_bytes())).with_context(failed)
     }
 
     /// Removes the file: the run is complete.
     pub fn remove(self) -> Result<()> {
-        std::fs::remove_file(&self.path).with_context(|| format!("{}: cannot be removed", self.path.display()))
+        let removed = if self.path.exists() { std::fs::remove_file(&self.path) } else { Ok(()) };
+        removed.with_context(|| format!("{}: cannot be removed", self.path.display()))
     }
 }
 

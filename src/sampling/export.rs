@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::table::replace::Replace;
 use super::table::{Column, Coordinates, Field, Kind, Table, Writer};
+use crate::data::export::Replace;
 
 /// Copies rows (ascending) to one or more files, each in the format that its extension names.
 pub fn write_rows(table: &Table, rows: &[u32], outs: &[PathBuf]) -> Result<()> {
@@ -94,5 +94,5 @@ pub fn write_fetch_list(table: &Table, rows: &[u32], out: &Path) -> Result<()> {
     for (url, row, cell, product) in &lines {
         csv.write_record([url, &row.to_string(), cell, product])?;
     }
-    csv.into_inner().map_err(|e| e.into_error()).with_context(|| out.display().to_string())?.finish()
+    Ok(csv.into_inner().map_err(|e| e.into_error()).with_context(|| out.display().to_string())?.finish()?)
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::pairs::{BINS, PairSums};
+use super::pairs::PairSums;
 
 /// The choice of fitness; distances are great-circle, in radians.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,19 +60,27 @@ impl Fitness {
 
     /// From the pair sums of `n` points.
     pub fn from_pairs(self, sums: &PairSums, n: usize) -> f64 {
+        let pairs = n as f64 * n.saturating_sub(1) as f64 / 2.0;
+        let entropy = || {
+            let shares = sums.bins.iter().map(|&count| count as f64 / pairs);
+            -shares.filter(|&p| p > 0.0).map(|p| p * p.ln()).sum::<f64>()
+        };
+        let first = if self == Fitness::HistogramEntropy { entropy() } else { sums.first };
+        self.from_sums(first, sums.second, n)
+    }
+
+    /// From what is left of the pairs of `n` points: the sums of [`PairSums`], or the histogram's entropy as the first.
+    pub fn from_sums(self, first: f64, second: f64, n: usize) -> f64 {
         if n < 2 {
             return 0.0;
         }
         let pairs = n as f64 * (n - 1) as f64 / 2.0;
         match self {
             Fitness::NearestEntropy => unreachable!("the nearest-neighbour entropy has no pair sums"),
-            Fitness::LogDistance | Fitness::MeanDistance => sums.first / pairs,
-            Fitness::NormDistance if pairs < 2.0 || sums.first <= 0.0 => 0.0,
-            Fitness::NormDistance => (sums.first.ln() - sums.second / sums.first) / pairs.ln(),
-            Fitness::HistogramEntropy => {
-                let share = |b: usize| sums.bins[b] as f64 / pairs;
-                -(0..BINS).map(share).filter(|&p| p > 0.0).map(|p| p * p.ln()).sum::<f64>()
-            }
+            Fitness::HistogramEntropy => first,
+            Fitness::LogDistance | Fitness::MeanDistance => first / pairs,
+            Fitness::NormDistance if pairs < 2.0 || first <= 0.0 => 0.0,
+            Fitness::NormDistance => (first.ln() - second / first) / pairs.ln(),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The genetic algorithm in one stratum (the paper's Algorithm 2, made exact).
 //!
-//! A genome is the set of selected points as ascending ranks. Each generation keeps the best, and breeds the others:
-//! tournaments of two choose the parents, half of the pairs cross uniformly (what both have, both children have; each
-//! other point goes to one child, by a coin), Binomial(n_g, r_m) points flip, and the count is repaired at random.
+//! A genome is the set of selected points as ascending ranks. Each generation keeps the best and breeds the others
+//! ([`super::breeding`]).
 
 use std::fmt;
 use std::str::FromStr;
 
+use super::breeding::{Breeder, argmax};
 use super::distance::Points;
 use super::fitness::{Fitness, PairTerm};
 use super::neighbours;
@@ -38,7 +38,8 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    fn rate(self, wanted: usize, points: usize) -> f64 {
+    /// As a number.
+    pub fn rate(self, wanted: usize, points: usize) -> f64 {
         let (wanted, points) = (wanted as f64, points as f64);
         let rate = match self {
             Mutation::Scaled => wanted / (25.0 * points),
@@ -117,20 +118,32 @@ pub struct Outcome {
     pub curve: Vec<(usize, f64)>,
 }
 
+impl Outcome {
+    /// `genes` as they are, without any generation.
+    pub(super) fn unbred(points: &Points, genes: Vec<u32>, fitness: Fitness) -> Outcome {
+        let fitness = evaluate(points, &genes, fitness);
+        Outcome { genes, before: fitness, after: fitness, curve: vec![(0, fitness)] }
+    }
+}
+
+/// Whether the curve has a point after this many generations.
+pub(super) fn on_curve(generation: usize, params: &Params) -> bool {
+    generation.is_power_of_two() || generation == params.iterations
+}
+
 /// A candidate whose fitness is carried over from its parent.
 trait Individual: Default + Clone {
     type Scratch: Default;
     fn genes(&self) -> &[u32];
-    fn breed(&mut self, parent: &Self, genes: &[u32], ga: &Setting, scratch: &mut Self::Scratch) -> f64;
+    fn breed(&mut self, parent: &Self, genes: &[u32], setting: &Setting, scratch: &mut Self::Scratch) -> f64;
 }
 
 /// What does not change during a run.
 struct Setting<'a> {
     points: &'a Points,
     fitness: Fitness,
-    least: usize,
+    /// Points of the largest candidate.
     most: usize,
-    rate: f64,
 }
 
 impl Individual for neighbours::Candidate {
@@ -140,8 +153,8 @@ impl Individual for neighbours::Candidate {
         self.genes()
     }
 
-    fn breed(&mut self, parent: &Self, genes: &[u32], ga: &Setting, scratch: &mut Self::Scratch) -> f64 {
-        self.breed(parent, genes, ga.points, scratch);
+    fn breed(&mut self, parent: &Self, genes: &[u32], setting: &Setting, scratch: &mut Self::Scratch) -> f64 {
+        self.breed(parent, genes, setting.points, scratch);
         Fitness::from_nearest(self.mean_log_nearest(), genes.len())
     }
 }
@@ -153,10 +166,10 @@ impl Individual for pairs::PairCandidate {
         self.genes()
     }
 
-    fn breed(&mut self, parent: &Self, genes: &[u32], ga: &Setting, scratch: &mut Self::Scratch) -> f64 {
-        let term: PairTerm = ga.fitness.pair_term().expect("this individual is chosen for fitnesses over pairs");
-        self.breed(parent, genes, ga.points, term, ga.most, scratch);
-        ga.fitness.from_pairs(self.sums(), genes.len())
+    fn breed(&mut self, parent: &Self, genes: &[u32], setting: &Setting, scratch: &mut Self::Scratch) -> f64 {
+        let term: PairTerm = setting.fitness.pair_term().expect("this individual is chosen for fitnesses over pairs");
+        self.breed(parent, genes, setting.points, term, setting.most, scratch);
+        setting.fitness.from_pairs(self.sums(), genes.len())
     }
 }
 
@@ -170,7 +183,7 @@ pub fn evolve(points: &Points, wanted: usize, params: &Params, rng: Rng) -> Outc
 
 /// The fitness of a set of ranks, from scratch.
 pub fn evaluate(points: &Points, genes: &[u32], fitness: Fitness) -> f64 {
-    let setting = Setting { points, fitness, least: genes.len(), most: genes.len(), rate: 0.0 };
+    let setting = Setting { points, fitness, most: genes.len() };
     fn fresh<I: Individual>(genes: &[u32], setting: &Setting) -> f64 {
         I::default().breed(&I::default(), genes, setting, &mut I::Scratch::default())
     }
@@ -180,129 +193,37 @@ pub fn evaluate(points: &Points, genes: &[u32], fitness: Fitness) -> f64 {
     }
 }
 
-fn run<I: Individual>(points: &Points, wanted: usize, params: &Params, mut rng: Rng) -> Outcome {
-    let total = points.len();
-    let keep_all = total <= wanted;
-    let wanted = wanted.min(total);
-    let (least, most) = match params.count {
-        Count::Exact => (wanted, wanted),
-        Count::Band => ((wanted as f64 * 0.9).ceil() as usize, ((wanted as f64 * 1.1).floor() as usize).min(total)),
-    };
-    let ga = Setting { points, fitness: params.fitness, least, most, rate: params.mutation.rate(wanted, total) };
-    if keep_all || params.iterations == 0 || params.population < 2 || wanted == 0 {
-        let genes = rng.choose(total as u32, wanted);
-        let fitness = evaluate(points, &genes, params.fitness);
-        return Outcome { genes, before: fitness, after: fitness, curve: vec![(0, fitness)] };
-    }
+fn run<I: Individual>(points: &Points, wanted: usize, params: &Params, rng: Rng) -> Outcome {
+    let mut breeder = Breeder::new(points.len(), wanted, params, rng);
     let size = params.population;
+    if breeder.keeps_all() || params.iterations == 0 || size < 2 {
+        return Outcome::unbred(points, breeder.random(), params.fitness);
+    }
+    let setting = Setting { points, fitness: params.fitness, most: breeder.most() };
     let mut scratch = I::Scratch::default();
     let none = I::default();
     let (mut now, mut next) = (vec![I::default(); size], vec![I::default(); size]);
     let (mut score, mut next_score) = (vec![0.0; size], vec![0.0; size]);
     for (individual, score) in now.iter_mut().zip(&mut score) {
-        *score = individual.breed(&none, &rng.choose(total as u32, wanted), &ga, &mut scratch);
+        *score = individual.breed(&none, &breeder.random(), &setting, &mut scratch);
     }
     let mut best = argmax(&score);
     let before = score[best];
     let mut curve = vec![(0, before)];
-    let (mut one, mut two) = (Vec::new(), Vec::new());
     for generation in 1..=params.iterations {
-        let mut bred = 1;
-        while bred < size {
-            let (a, b) = (tournament(&score, &mut rng), tournament(&score, &mut rng));
-            if rng.unit() <= params.crossover {
-                cross(now[a].genes(), now[b].genes(), &mut one, &mut two, &mut rng);
-            } else {
-                now[a].genes().clone_into(&mut one);
-                now[b].genes().clone_into(&mut two);
-            }
-            for (genes, parent) in [(&mut one, a), (&mut two, b)] {
-                if bred < size {
-                    mutate(genes, &ga, &mut rng);
-                    repair(genes, &ga, &mut rng);
-                    next_score[bred] = next[bred].breed(&now[parent], genes, &ga, &mut scratch);
-                    bred += 1;
-                }
-            }
-        }
+        breeder.children(
+            &score,
+            |i| now[i].genes(),
+            |i, parent, genes| next_score[i] = next[i].breed(&now[parent], genes, &setting, &mut scratch),
+        );
         std::mem::swap(&mut now[best], &mut next[0]);
         next_score[0] = score[best];
         std::mem::swap(&mut now, &mut next);
         std::mem::swap(&mut score, &mut next_score);
         best = argmax(&score);
-        if generation.is_power_of_two() || generation == params.iterations {
+        if on_curve(generation, params) {
             curve.push((generation, score[best]));
         }
     }
     Outcome { genes: now[best].genes().to_vec(), before, after: score[best], curve }
-}
-
-/// The first of the greatest.
-fn argmax(score: &[f64]) -> usize {
-    (1..score.len()).fold(0, |best, i| if score[i] > score[best] { i } else { best })
-}
-
-fn tournament(score: &[f64], rng: &mut Rng) -> usize {
-    let (a, b) = (rng.below(score.len() as u32) as usize, rng.below(score.len() as u32) as usize);
-    if score[b] > score[a] { b } else { a }
-}
-
-/// Uniform crossover of two ascending lists.
-fn cross(a: &[u32], b: &[u32], one: &mut Vec<u32>, two: &mut Vec<u32>, rng: &mut Rng) {
-    let most = a.len() + b.len();
-    one.clear();
-    one.resize(most, 0);
-    two.clear();
-    two.resize(most, 0);
-    let (mut i, mut j, mut n, mut m) = (0, 0, 0, 0);
-    let mut coins = 1u64;
-    while i < a.len() || j < b.len() {
-        if coins == 1 {
-            coins = rng.next_u64() | 1 << 63;
-        }
-        let x = if i < a.len() { a[i] } else { u32::MAX };
-        let y = if j < b.len() { b[j] } else { u32::MAX };
-        let (gene, shared, coin) = (x.min(y), x == y, coins & 1 == 1);
-        i += usize::from(x == gene);
-        j += usize::from(y == gene);
-        // written to both, counted where it belongs: no branch to mispredict
-        one[n] = gene;
-        two[m] = gene;
-        n += usize::from(shared | coin);
-        m += usize::from(shared | !coin);
-        coins >>= 1;
-    }
-    one.truncate(n);
-    two.truncate(m);
-}
-
-/// Flips each point with the setting's probability; the gaps between flips are geometric.
-fn mutate(genes: &mut Vec<u32>, ga: &Setting, rng: &mut Rng) {
-    if ga.rate <= 0.0 {
-        return;
-    }
-    let scale = 1.0 / (-ga.rate).ln_1p();
-    let mut at = (rng.unit().ln() * scale).floor();
-    while at < ga.points.len() as f64 {
-        let gene = at as u32;
-        match genes.binary_search(&gene) {
-            Ok(i) => drop(genes.remove(i)),
-            Err(i) => genes.insert(i, gene),
-        }
-        at += 1.0 + (rng.unit().ln() * scale).floor();
-    }
-}
-
-/// Prunes or adds at random: to the wanted count where the candidate left what is allowed.
-fn repair(genes: &mut Vec<u32>, ga: &Setting, rng: &mut Rng) {
-    while genes.len() > ga.most {
-        let i = rng.below(genes.len() as u32) as usize;
-        genes.remove(i);
-    }
-    while genes.len() < ga.least {
-        let gene = rng.below(ga.points.len() as u32);
-        if let Err(i) = genes.binary_search(&gene) {
-            genes.insert(i, gene);
-        }
-    }
 }

@@ -3,6 +3,8 @@
 //! Every operation is an exactly rounded IEEE one, and kernels fix their order, so results are the same bits on every
 //! processor.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 /// Lanes of a chunk.
 pub const LANES: usize = 8;
 /// Integers that [`Lanes::prefix`] compares at once.
@@ -393,19 +395,39 @@ macro_rules! vectorised {
 pub(crate) use vectorised;
 
 /// What vector code this processor runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// AVX-512.
-    Wide,
-    /// AVX2 and FMA.
-    Middle,
     /// What the target has anyway.
-    Plain,
+    Plain = 1,
+    /// AVX2 and FMA.
+    Middle = 2,
+    /// AVX-512.
+    Wide = 3,
 }
 
-/// Asks the processor (the answer is cached by the standard library).
+/// The level in use; 0 before anyone asked.
+static IN_USE: AtomicU8 = AtomicU8::new(0);
+
+/// The level in use: the best of this processor, or the one of [`limit`].
 #[inline]
 pub fn level() -> Level {
+    match IN_USE.load(Ordering::Relaxed) {
+        3 => Level::Wide,
+        2 => Level::Middle,
+        1 => Level::Plain,
+        _ => limit(Level::Wide),
+    }
+}
+
+/// Uses no more than `most` from now on, for tests and benches: results are the same bits. Returns what is used.
+#[cold]
+pub fn limit(most: Level) -> Level {
+    let level = detect().min(most);
+    IN_USE.store(level as u8, Ordering::Relaxed);
+    level
+}
+
+fn detect() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::table::replace::Replace;
+use crate::data::export::Replace;
 
 /// A file that was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,5 +48,5 @@ pub fn write(out: &Path, command: &str, inputs: &[Input], members: impl Serializ
     if let (Some(json), serde_json::Value::Object(members)) = (json.as_object_mut(), serde_json::to_value(members)?) {
         json.extend(members);
     }
-    Replace::write_all(&beside(out), (serde_json::to_string_pretty(&json)? + "\n").as_bytes())
+    Ok(Replace::write_all(&beside(out), (serde_json::to_string_pretty(&json)? + "\n").as_bytes())?)
 }

@@ -3,6 +3,8 @@
 #[cfg(feature = "gdal")]
 pub mod annotate;
 pub mod area;
+pub mod backend;
+pub mod breeding;
 pub mod checkpoint;
 pub mod classes;
 pub mod distance;
@@ -13,10 +15,13 @@ pub mod fitness;
 pub mod genetic;
 pub mod grid;
 pub mod lanes;
+pub mod lockstep;
 pub mod manifest;
 pub mod nearest;
 pub mod neighbours;
 pub mod pairs;
+pub mod pictures;
+pub mod place;
 #[cfg(feature = "gdal")]
 pub mod raster;
 pub mod rng;
@@ -24,8 +29,9 @@ pub mod sample;
 pub mod site_table;
 pub mod stats;
 pub mod strata;
-pub mod table;
 pub mod utm;
+
+pub use crate::data::table;
 
 #[cfg(test)]
 mod proof;

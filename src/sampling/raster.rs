@@ -9,6 +9,7 @@ use gdal::{Dataset, GeoTransformEx};
 use rayon::prelude::*;
 
 use super::grid::Point;
+use super::pictures::Land;
 
 /// What a raster says of a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,13 @@ impl Mosaic {
             values[point as usize] = value;
         }
         Ok((values, blocks.len()))
+    }
+
+    /// Where it has a class other than 0, for the coast lines of a map.
+    pub fn land(&self) -> Result<Land> {
+        let points: Vec<Point> = Land::centres().map(|(lat, lon)| Point { lat, lon }).collect();
+        let values = self.read(&points)?.0;
+        Ok(Land::new(values.into_iter().map(|v| matches!(v, Value::Class(c) if c != 0)).collect()))
     }
 
     /// Where a point is read.

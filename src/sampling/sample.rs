@@ -1,14 +1,15 @@
 //! Sampling a whole archive: a count for every stratum, a genetic algorithm in each, checkpoints on the way.
 
-use std::sync::Mutex;
-
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use super::checkpoint::Checkpoint;
-use super::genetic::{Params, evaluate, evolve};
+use super::distance::Points;
+use super::genetic::{Outcome, Params, evaluate, evolve};
+use super::lockstep::{Job, evolve_all, fitting};
 use super::rng::Rng;
 use super::strata::{Cells, Stratum};
+use crate::gpu::Gpu;
 
 /// Streams of random numbers of a stratum.
 const USE_GENETIC: u64 = 0;
@@ -66,15 +67,30 @@ pub fn quotas(sizes: &[usize], wanted: Wanted) -> Vec<usize> {
     }
 }
 
-/// Samples every stratum over rayon's threads. `done` is told of each stratum as it completes, in any order.
+/// Who judges the candidates.
+#[derive(Clone, Copy)]
+pub enum Judge<'a> {
+    /// Every stratum by itself, over rayon's threads.
+    Cpu,
+    /// All strata in lockstep.
+    Gpu(&'a Gpu),
+}
+
+/// Samples every stratum. `progress` is told of generations that are through: as many for each stratum as the parameters
+/// say, in any order.
+///
+/// # Errors
+/// No stratum, a checkpoint that cannot be written, those of the GPU.
+#[allow(clippy::too_many_arguments)]
 pub fn sample(
     cells: &Cells,
     strata: &[Stratum],
     wanted: Wanted,
     params: &Params,
     seed: u64,
+    judge: Judge,
     checkpoint: Option<&Checkpoint>,
-    done: &(dyn Fn(&Selection) + Sync),
+    progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Selection>> {
     ensure!(
         !strata.is_empty(),
@@ -82,33 +98,57 @@ pub fn sample(
     );
     let sizes: Vec<usize> = strata.iter().map(|s| s.rows.len()).collect();
     let quotas = quotas(&sizes, wanted);
-    let failure = Mutex::new(None);
-    let run = |(stratum, &quota): (&Stratum, &usize)| {
-        if let Some(selection) = checkpoint.and_then(|c| c.find(stratum.u, stratum.v)) {
-            done(&selection);
-            return selection;
-        }
-        let selection = select(cells, stratum, quota, params, seed);
-        if let Some(Err(error)) = checkpoint.map(|c| c.append(&selection)) {
-            *failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
-        }
-        done(&selection);
-        selection
+    let found = |s: &Stratum| checkpoint.and_then(|c| c.find(s.u, s.v));
+    let mut selections: Vec<Option<Selection>> = strata.iter().map(found).collect();
+    let open: Vec<usize> = (0..strata.len()).filter(|&i| selections[i].is_none()).collect();
+    progress((strata.len() - open.len()) * params.iterations);
+    let keep = |i: usize, outcome: Outcome, points: &Points| -> Result<(usize, Selection)> {
+        let selection = select(&strata[i], quotas[i], outcome, points);
+        checkpoint.map_or(Ok(()), |c| c.append(&selection)).context("a checkpoint cannot be written")?;
+        Ok((i, selection))
     };
-    let selections = strata.par_iter().zip(&quotas).with_max_len(1).map(run).collect();
-    match failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
-        Some(error) => Err(error).context("a checkpoint cannot be written"),
-        None => Ok(selections),
-    }
+    let generator = |s: &Stratum| Rng::new(seed, s.u, s.v, USE_GENETIC);
+    let fresh: Vec<(usize, Selection)> = match judge {
+        Judge::Cpu => {
+            let run = |&i: &usize| {
+                let points = cells.points(&strata[i].rows);
+                let outcome = evolve(&points, quotas[i], params, generator(&strata[i]));
+                progress(params.iterations);
+                keep(i, outcome, &points)
+            };
+            open.par_iter().with_max_len(1).map(run).collect::<Result<_>>()?
+        }
+        Judge::Gpu(gpu) => {
+            let (mut fresh, mut open) = (Vec::new(), &open[..]);
+            // What the largest binding holds goes in one run; a checkpoint knows whole runs.
+            let largest = quotas.iter().map(|q| q + q / 10).max().unwrap_or(0);
+            while !open.is_empty() {
+                let fit = fitting(&gpu.target, open.iter().map(|&i| sizes[i]), largest, params.population)?;
+                let (now, later) = open.split_at(fit);
+                let job = |&i: &usize| Job {
+                    points: cells.points(&strata[i].rows),
+                    wanted: quotas[i],
+                    rng: generator(&strata[i]),
+                };
+                let jobs: Vec<Job> = now.par_iter().map(job).collect();
+                let outcomes = evolve_all(gpu, &jobs, params, progress)?;
+                for ((&i, outcome), job) in now.iter().zip(outcomes).zip(&jobs) {
+                    fresh.push(keep(i, outcome, &job.points)?);
+                }
+                open = later;
+            }
+            fresh
+        }
+    };
+    fresh.into_iter().for_each(|(i, selection)| selections[i] = Some(selection));
+    Ok(selections.into_iter().flatten().collect())
 }
 
-/// Runs the genetic algorithm in one stratum.
-pub fn select(cells: &Cells, stratum: &Stratum, wanted: usize, params: &Params, seed: u64) -> Selection {
-    let (u, v, n_g) = (stratum.u, stratum.v, stratum.rows.len());
-    let points = cells.points(&stratum.rows);
-    let outcome = evolve(&points, wanted, params, Rng::new(seed, u, v, USE_GENETIC));
+/// An outcome, whose genes are ranks, as rows of the table.
+fn select(stratum: &Stratum, wanted: usize, outcome: Outcome, points: &Points) -> Selection {
     let mut rows: Vec<u32> = outcome.genes.iter().map(|&g| stratum.rows[points.original(g) as usize]).collect();
     rows.sort_unstable();
+    let (u, v, n_g) = (stratum.u, stratum.v, stratum.rows.len());
     Selection { u, v, n_g, wanted, rows, before: outcome.before, after: outcome.after, curve: outcome.curve }
 }
 
@@ -120,6 +160,12 @@ pub fn random(strata: &[Stratum], counts: impl Fn(&Stratum) -> usize, seed: u64)
         chosen.into_iter().map(|i| stratum.rows[i as usize]).collect::<Vec<_>>()
     };
     strata.iter().flat_map(draw).collect()
+}
+
+/// As many cells of each stratum as `sample` has, at random.
+pub fn random_like(strata: &[Stratum], sample: &[Stratum], seed: u64) -> Vec<u32> {
+    let size = |s: &Stratum| sample.iter().find(|t| (t.u, t.v) == (s.u, s.v)).map_or(0, |t| t.rows.len());
+    random(strata, size, seed)
 }
 
 /// The fitness of some rows of a stratum, from scratch.

@@ -12,6 +12,7 @@ use super::distance::EARTH_RADIUS_KM;
 use super::elementary::acos;
 use super::lanes::{LANES, sum, vectorised};
 use super::nearest::nearest_dots;
+use super::sample::random_like;
 use super::strata::{Cells, Stratum};
 
 /// Points (or blocks) whose pairs are all visited.
@@ -166,6 +167,25 @@ fn row_sum<S>(x: &[f64], y: &[f64], z: &[f64], w: &[f64], i: usize) -> f64 {
     }
     sum(total)
 }
+}
+
+/// The figures of the full set, of a random draw as large as the sample, and of the sample.
+pub fn compare(
+    cells: &Cells,
+    strata: &[Stratum],
+    sampled: &Cells,
+    sample: &[Stratum],
+    seed: u64,
+    min_tiles: usize,
+) -> Comparison {
+    let drawn = random_like(strata, sample, seed);
+    let counted: BTreeSet<(i32, i32)> =
+        sample.iter().filter(|s| s.rows.len() > min_tiles).map(|s| (s.u, s.v)).collect();
+    Comparison {
+        full: set_stats(cells, strata, &counted),
+        random: set_stats(cells, &cells.strata_of(&drawn), &counted),
+        sample: set_stats(sampled, sample, &counted),
+    }
 }
 
 /// A row's name, and its text for one set.

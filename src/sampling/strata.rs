@@ -118,6 +118,23 @@ impl Cells {
     }
 }
 
+/// Names of the climates and of the thematic classes of an annotated table; none where it has no names.
+pub fn class_names(table: &Table) -> Result<[BTreeMap<i32, String>; 2]> {
+    let mut names = [BTreeMap::new(), BTreeMap::new()];
+    for (names, column) in names.iter_mut().zip(["climate", "thematic"]) {
+        let (id, Some(name)) = (table.require(column)?, table.find(&format!("{column}_name"))) else { continue };
+        table.read(&[id, name], &mut |batch| {
+            for row in 0..batch.rows {
+                if let Some(id) = batch.columns[0].number(row) {
+                    names.entry(id as i32).or_insert_with(|| batch.columns[1].text(row));
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(names)
+}
+
 fn group(climate: &[i32], thematic: &[i32], rows: impl Iterator<Item = u32>) -> Vec<Stratum> {
     let mut strata = BTreeMap::<(i32, i32), Vec<u32>>::new();
     for row in rows {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Where the bytes of a program go; known before anything is allocated.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -253,7 +254,7 @@ impl Tape {
         for (launch, room) in self.launches.iter().zip(bytes.chunks_mut(stride)) {
             let data: &[u8] = bytemuck::cast_slice(&launch.words);
             if data.len() > stride {
-                bail!("{} parameter words are more than {stride} bytes", launch.words.len());
+                bail!("{}: {} words are more than {stride} bytes", launch.kernel.entry, launch.words.len());
             }
             room[..data.len()].copy_from_slice(data);
         }
@@ -280,6 +281,14 @@ fn record<'a>(encoder: &mut wgpu::CommandEncoder, steps: impl IntoIterator<Item 
         pass.set_bind_group(0, &step.bind_group, &[]);
         pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
     }
+}
+
+/// One run of a program.
+pub struct Ran {
+    /// Those asked for, in that order.
+    pub outputs: Vec<Vec<f32>>,
+    /// From the submission to the last output: the GPU's share of a step.
+    pub seconds: f64,
 }
 
 impl Program {
@@ -335,7 +344,7 @@ impl Program {
     ///
     /// # Errors
     /// An unknown name, a lost device.
-    pub fn run_and_read(&self, gpu: &Gpu, names: &[&str]) -> Result<Vec<Vec<f32>>> {
+    pub fn run_and_read(&self, gpu: &Gpu, names: &[&str]) -> Result<Ran> {
         gpu.check()?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         record(&mut encoder, &self.steps);
@@ -347,10 +356,14 @@ impl Program {
             encoder.copy_buffer_to_buffer(buffer, 0, &staging, at, *elems as u64 * 4);
             at += *elems as u64 * 4;
         }
-        gpu.queue.submit([encoder.finish()]);
+        let commands = encoder.finish();
+        let began = Instant::now();
+        gpu.queue.submit([commands]);
         let all: Vec<f32> = read_staging(gpu, &staging, bytes)?;
+        let seconds = began.elapsed().as_secs_f64();
         let mut rest = &all[..];
-        Ok(outputs.iter().map(|(_, elems)| rest.split_off(..*elems).unwrap_or_default().to_vec()).collect())
+        let mut take = |elems: usize| rest.split_off(..elems).unwrap_or_default().to_vec();
+        Ok(Ran { outputs: outputs.iter().map(|(_, elems)| take(*elems)).collect(), seconds })
     }
 
     fn output(&self, name: &str) -> Result<&(wgpu::Buffer, usize)> {

@@ -130,13 +130,6 @@ pub(super) struct Value {
     pub name: String,
 }
 
-/// Where an op's backward writes a gradient, and whether something is there already to add to.
-#[derive(Clone, Copy, Debug)]
-pub struct GradOut {
-    pub tensor: Tensor,
-    pub accumulate: bool,
-}
-
 type Rule = Box<dyn FnOnce(&mut Tape) -> Result<()>>;
 
 /// Records a program.
@@ -146,13 +139,13 @@ pub struct Tape {
     pub(super) launches: Vec<Launch>,
     pub(super) params: Params,
     param_values: HashMap<External, Tensor>,
-    rules: Vec<Rule>,
+    pub(super) rules: Vec<Rule>,
     /// The room of each value's gradient.
-    grads: HashMap<usize, Tensor>,
+    pub(super) grads: HashMap<usize, Tensor>,
     /// Runs of elements of those rooms, by the value they lie in, that hold a gradient already.
-    written: HashMap<usize, Vec<(usize, usize)>>,
+    pub(super) written: HashMap<usize, Vec<(usize, usize)>>,
     /// Parts of a split: part -> (whole, offset).
-    parts: HashMap<usize, (Tensor, usize)>,
+    pub(super) parts: HashMap<usize, (Tensor, usize)>,
     scopes: Vec<String>,
     /// Add to the parameters' gradients instead of overwriting them (gradient accumulation).
     pub accumulate_params: bool,
@@ -183,7 +176,7 @@ impl Tape {
         result
     }
 
-    fn push(&mut self, shape: Shape, place: Place, needs_grad: bool) -> Tensor {
+    pub(super) fn push(&mut self, shape: Shape, place: Place, needs_grad: bool) -> Tensor {
         let id = self.values.len();
         self.values.push(Value { elems: shape.elems(), place, needs_grad, name: self.scopes.join("/") });
         Tensor { id, shape }
@@ -285,104 +278,7 @@ impl Tape {
         }));
     }
 
-    /// The gradient that has reached `tensor`, in its shape; none if nothing downstream used it.
-    pub fn grad(&self, tensor: Tensor) -> Option<Tensor> {
-        let found = self.grads.get(&tensor.id)?;
-        let (_, gaps) = self.unwritten(*found);
-        gaps.is_empty().then_some(Tensor { id: found.id, shape: tensor.shape })
-    }
-
-    /// Where to write a contribution to the gradient of `tensor`; none if it needs no gradient.
-    /// The caller must launch the write: the next caller is told to accumulate.
-    pub fn grad_out(&mut self, tensor: Tensor) -> Option<GradOut> {
-        if !self.needs_grad(tensor) {
-            return None;
-        }
-        let storage = self.grad_storage(tensor);
-        let accumulate = self.write(storage);
-        Some(GradOut { tensor: Tensor { id: storage.id, shape: tensor.shape }, accumulate })
-    }
-
-    /// The room of a gradient, made if needed: a parameter's own, inside that of the whole for a part.
-    fn grad_storage(&mut self, tensor: Tensor) -> Tensor {
-        if let Some(found) = self.grads.get(&tensor.id) {
-            return *found;
-        }
-        let storage = match self.values[tensor.id].place {
-            Place::External(External::Param(_, id)) => {
-                let storage = self.external(External::Param(Kind::Gradient, id), tensor.shape);
-                if self.accumulate_params {
-                    self.write(storage);
-                }
-                storage
-            }
-            _ => match self.parts.get(&tensor.id).copied() {
-                Some((whole, offset)) => {
-                    let root = self.grad_storage(whole);
-                    self.alias(root, offset, tensor.shape)
-                }
-                None => self.push(tensor.shape, Place::Planned, false),
-            },
-        };
-        self.grads.insert(tensor.id, storage);
-        storage
-    }
-
-    /// The root and the runs of a gradient's room that nothing has been written to.
-    fn unwritten(&self, storage: Tensor) -> (usize, Vec<(usize, usize)>) {
-        let (root, start) = self.resolve(storage.id);
-        let end = start + storage.elems();
-        let mut gaps = Vec::new();
-        let mut at = start;
-        let mut runs = self.written.get(&root).cloned().unwrap_or_default();
-        runs.sort_unstable();
-        for (from, to) in runs {
-            if from > at && at < end {
-                gaps.push((at, from.min(end)));
-            }
-            at = at.max(to);
-        }
-        if at < end {
-            gaps.push((at, end));
-        }
-        (root, gaps)
-    }
-
-    /// Counts all of a gradient's room as written; true if the writer must add. Where parts of it were written and
-    /// others not, those are filled with zeros first.
-    fn write(&mut self, storage: Tensor) -> bool {
-        let (root, gaps) = self.unwritten(storage);
-        let (_, start) = self.resolve(storage.id);
-        let whole = (start, start + storage.elems());
-        let accumulate = gaps != [whole];
-        if accumulate {
-            for (from, to) in gaps {
-                let gap = self.push([to - from].into(), Place::Alias { root, offset: from }, false);
-                crate::ops::fill(self, gap, 0.0);
-            }
-        }
-        self.written.entry(root).or_default().push(whole);
-        accumulate
-    }
-
-    /// Says that the gradient of `from` is also the whole contribution to that of `to` (y = x + ...). Costs
-    /// nothing when it is the first contribution: both are then one buffer, so no later launch may read the
-    /// gradient of `from`. Otherwise returns where to add it.
-    pub fn pass_grad(&mut self, from: Tensor, to: Tensor) -> Option<GradOut> {
-        let free = self.needs_grad(to) && !self.grads.contains_key(&to.id) && !self.parts.contains_key(&to.id);
-        let given = self.grads.get(&from.id).copied()?;
-        let root = self.resolve(given.id).0;
-        // A seed or a parameter's gradient is not ours to add to.
-        let ours = matches!(self.values[root].place, Place::Planned);
-        let param = matches!(self.values[to.id].place, Place::External(_));
-        if free && ours && !param {
-            self.grads.insert(to.id, Tensor { id: given.id, shape: to.shape });
-            return None;
-        }
-        self.grad_out(to)
-    }
-
-    fn alias(&mut self, root: Tensor, offset: usize, shape: Shape) -> Tensor {
+    pub(super) fn alias(&mut self, root: Tensor, offset: usize, shape: Shape) -> Tensor {
         let needs_grad = self.values[root.id].needs_grad;
         let (root, offset) = match self.values[root.id].place {
             Place::Alias { root: inner, offset: more } => (inner, offset + more),
@@ -464,35 +360,6 @@ impl Tape {
             Ok(())
         });
         Ok(whole)
-    }
-
-    /// Records the gradients of `sum(weight * loss)` for losses of one element each.
-    ///
-    /// # Errors
-    /// Whatever a rule reports.
-    pub fn backward(&mut self, losses: &[(Tensor, f32)]) -> Result<()> {
-        for (loss, weight) in losses {
-            let seed = self.constant([1], &[*weight]);
-            self.backward_seed(*loss, seed);
-        }
-        self.walk_back()
-    }
-
-    /// Sets the gradient of `tensor` to the value of `seed`.
-    pub fn backward_seed(&mut self, tensor: Tensor, seed: Tensor) {
-        self.grads.insert(tensor.id, Tensor { id: seed.id, shape: tensor.shape });
-        self.written.entry(seed.id).or_default().push((0, tensor.elems()));
-    }
-
-    /// Runs the rules, last first.
-    ///
-    /// # Errors
-    /// Whatever a rule reports.
-    pub fn walk_back(&mut self) -> Result<()> {
-        for rule in std::mem::take(&mut self.rules).into_iter().rev() {
-            rule(self)?;
-        }
-        Ok(())
     }
 
     /// How many values there are so far.

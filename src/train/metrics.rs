@@ -17,6 +17,10 @@ pub struct Record {
     pub lr: f64,
     pub grad_norm: f32,
     pub pairs_per_s: f64,
+    /// The part of the step's time between handing work to the GPU and having its results.
+    pub gpu_share: f64,
+    /// Of the step's time, spent waiting for pairs.
+    pub data_share: f64,
     /// Nothing was changed: a value was not finite.
     pub skipped: bool,
     /// Terms of the validation part, on the steps that look at it.
@@ -32,6 +36,8 @@ impl Record {
         all.push(("lr".into(), self.lr));
         all.push(("grad_norm".into(), f64::from(self.grad_norm)));
         all.push(("pairs_per_s".into(), self.pairs_per_s));
+        all.push(("gpu_share".into(), self.gpu_share));
+        all.push(("data_share".into(), self.data_share));
         if let Some(terms) = &self.validation {
             all.extend(terms.named().map(|(n, v)| (format!("val.{n}"), f64::from(v))));
         }

@@ -18,4 +18,4 @@ pub use metrics::Record;
 pub use run::{Observer, Outcome, Pretrain, Report};
 pub use schedule::Schedule;
 pub use settings::{Settings, Span};
-pub use step::{EvalProgram, TrainProgram, feed};
+pub use step::{EvalProgram, TrainProgram, feed, plan};

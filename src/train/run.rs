@@ -72,6 +72,7 @@ impl Pretrain<'_> {
             split: s.split,
             part,
             flip: s.flips && part == Part::Train,
+            sampling: s.sampling,
             ..LoaderConfig::default()
         };
         Ok(Loader::new(self.source.clone(), config, cursor)?)
@@ -126,6 +127,7 @@ impl Pretrain<'_> {
         while state.step < schedule.total {
             let began = Instant::now();
             let micro = (0..settings.accumulate).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
+            let waited = began.elapsed().as_secs_f64();
             let hyper = Hyper {
                 lr: schedule.rate(state.step),
                 betas: settings.betas,
@@ -135,6 +137,7 @@ impl Pretrain<'_> {
                 ..Hyper::default()
             };
             let (terms, update) = program.run(gpu, &micro, &hyper, settings.seed, state.step)?;
+            micro.into_iter().for_each(|batch| loader.recycle(batch));
             state.step += 1;
             state.cursor = loader.cursor();
             state.updates += u64::from(!update.skipped);
@@ -153,6 +156,8 @@ impl Pretrain<'_> {
                 lr: hyper.lr,
                 grad_norm: update.grad_norm,
                 pairs_per_s: (settings.batch * settings.accumulate) as f64 / seconds,
+                gpu_share: update.gpu_s / seconds,
+                data_share: waited / seconds,
                 skipped: update.skipped,
                 validation,
             };
@@ -162,7 +167,7 @@ impl Pretrain<'_> {
             if state.skipped >= MOST_SKIPPED {
                 bail!(
                     "{MOST_SKIPPED} steps in a row gave values that are not finite (loss {}); the last checkpoint is \
-                     unharmed: try a smaller --lr, or look for bad pixels with csmoe inspect",
+                     unharmed: try a smaller --lr",
                     terms.total()
                 );
             }

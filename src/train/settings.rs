@@ -1,6 +1,6 @@
 //! How a model is trained; saved with the run.
 
-use crate::data::Split;
+use crate::data::{Sampling, Split};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,8 @@ pub struct Settings {
     pub clip: f64,
     pub flips: bool,
     pub split: Split,
+    /// How often each pair is drawn.
+    pub sampling: Sampling,
     /// Steps between checkpoints; 0: only at the end.
     pub checkpoint_every: u64,
     /// Steps between looks at the validation part; 0: never.
@@ -57,6 +59,7 @@ impl Default for Settings {
             clip: 0.0,
             flips: true,
             split: Split::default(),
+            sampling: Sampling::Uniform,
             checkpoint_every: 500,
             validate_every: 100,
         }

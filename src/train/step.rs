@@ -26,6 +26,8 @@ pub struct Update {
     pub grad_norm: f32,
     /// A gradient or a loss was not finite: nothing was changed.
     pub skipped: bool,
+    /// Seconds from each submission to its results, added up.
+    pub gpu_s: f64,
 }
 
 fn options(settings: &Settings) -> Options {
@@ -49,6 +51,14 @@ pub(super) fn record(model: &Csmoe, target: &Target, settings: &Settings, px: us
         record_update(&mut t, settings, Some(&objective))?;
     }
     Ok((t, objective))
+}
+
+/// The memory of a training step, without building it.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn plan(model: &Csmoe, target: &Target, settings: &Settings, px: usize) -> Result<MemoryPlan> {
+    Ok(record(model, target, settings, px)?.0.plan())
 }
 
 fn record_update(t: &mut Tape, settings: &Settings, objective: Option<&Objective>) -> Result<()> {
@@ -96,6 +106,7 @@ impl TrainProgram {
     pub fn run(&self, gpu: &Gpu, micro: &[Pixels], hyper: &Hyper, seed: u64, step: u64) -> Result<(Terms, Update)> {
         let mut sum = Terms::default();
         let mut stats = Vec::new();
+        let mut gpu_s = 0.0;
         for (i, pixels) in micro.iter().enumerate() {
             let stream = step * micro.len() as u64 + i as u64;
             let keep = masks::draw(&self.config, self.batch, seed, stream);
@@ -107,17 +118,20 @@ impl TrainProgram {
                 }
                 Some(_) => &["scalars"],
             };
-            let mut read = self.step.run_and_read(gpu, names)?;
-            let terms = self.objective.terms(&read[0]);
+            let mut ran = self.step.run_and_read(gpu, names)?;
+            gpu_s += ran.seconds;
+            let terms = self.objective.terms(&ran.outputs[0]);
             sum.0.iter_mut().zip(terms.0).for_each(|(s, v)| *s += v / micro.len() as f32);
-            stats = read.pop().unwrap_or_default();
+            stats = ran.outputs.pop().unwrap_or_default();
         }
         if let Some(update) = &self.update {
             let hyper = Hyper { grad_scale: hyper.grad_scale / micro.len() as f64, ..*hyper };
             update.write(gpu, "hyper", &hyper.values())?;
-            stats = update.run_and_read(gpu, &["stats"])?.pop().unwrap_or_default();
+            let mut ran = update.run_and_read(gpu, &["stats"])?;
+            gpu_s += ran.seconds;
+            stats = ran.outputs.pop().unwrap_or_default();
         }
-        Ok((sum, Update { grad_norm: stats[0], skipped: stats[1] != 0.0 }))
+        Ok((sum, Update { grad_norm: stats[0], skipped: stats[1] != 0.0, gpu_s }))
     }
 }
 
@@ -150,8 +164,7 @@ impl EvalProgram {
     pub fn run(&self, gpu: &Gpu, pixels: &Pixels, seed: u64, stream: u64) -> Result<Terms> {
         let keep = masks::draw(&self.config, self.batch, seed, stream);
         feed(gpu, &self.program, &self.config, pixels, &keep)?;
-        let read = self.program.run_and_read(gpu, &["scalars"])?;
-        Ok(self.objective.terms(&read[0]))
+        Ok(self.objective.terms(&self.program.run_and_read(gpu, &["scalars"])?.outputs[0]))
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Opening reads every pixel once (in parallel) to know which tiles are whole; tiles are then read window by window.
 
-mod find;
-mod raster;
+pub mod export;
+pub(super) mod find;
+pub(super) mod raster;
 pub mod write;
 
 use std::collections::BTreeMap;
@@ -181,6 +182,7 @@ impl Archive {
         let mut notes = BTreeMap::<String, usize>::new();
         for (sensor, raster) in scenes.iter().flat_map(Scene::sensors) {
             report.bands.entry(sensor).or_insert_with(|| sensor.bands().iter().map(|b| b.to_string()).collect());
+            report.dtype.entry(sensor).or_insert_with(|| raster.dtype.into());
             let unit = match raster.unit {
                 Unit::Linear => Some("S1 linear, converted to decibels"),
                 Unit::Reflectance => Some("S2 reflectance, multiplied by 10000"),

@@ -140,7 +140,7 @@ fn eurosat_bands_and_class_folders() {
 fn what_synth_writes_is_what_it_holds() {
     let dir = tempfile::tempdir().unwrap();
     let synth = Synth::new(40, 11, 16);
-    synth.write(dir.path(), |_| {}).unwrap();
+    export::export(&synth, dir.path(), |_| {}).unwrap();
     let pairs = open(&dir.path().display().to_string(), Some(16)).unwrap();
     assert_eq!(pairs.len(), 40);
     assert_eq!(pairs.describe().classes, synth.describe().classes);

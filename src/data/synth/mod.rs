@@ -3,6 +3,8 @@
 //! Both sensors see the same mixture of surfaces and the same relief, so each can be predicted from the other up to speckle.
 
 mod land;
+#[cfg(all(feature = "gdal", feature = "parquet"))]
+pub mod layouts;
 mod spectra;
 
 use std::collections::BTreeMap;
@@ -35,6 +37,7 @@ impl Synth {
             tile_px: px,
             dropped: BTreeMap::new(),
             bands: bands.into(),
+            dtype: BTreeMap::new(),
             classes: CLASSES.iter().map(|c| c.to_string()).collect(),
             notes: vec!["procedural, not observed".into()],
         };
@@ -61,6 +64,11 @@ impl Synth {
         self.subject(index).1.name
     }
 
+    /// Where the pairs lie.
+    pub fn places(&self) -> impl Iterator<Item = Geo> {
+        (0..self.pairs).map(|index| self.place(index, self.subject(index).1))
+    }
+
     /// Class and climate: every block of 40 consecutive pairs holds each combination once, in an order of its own.
     fn subject(&self, index: usize) -> (u8, &'static Climate) {
         let block = CLASSES.len() * CLIMATES.len();
@@ -82,32 +90,6 @@ impl Synth {
     }
 }
 
-#[cfg(feature = "gdal")]
-impl Synth {
-    /// Writes the archive as GeoTIFFs: `S1/`, `S2/`, `MASK/` and `labels.csv`, the last when all images stand.
-    /// `done` hears of every pair written. Read back, the folder gives the same pairs.
-    pub fn write(&self, folder: &std::path::Path, done: impl Fn(usize) + Sync) -> Result<()> {
-        use super::geotiff::write::geotiff;
-        use rayon::prelude::*;
-        let write = |index: usize| -> Result<String> {
-            let pair = self.pair(index)?;
-            let file = |kind: &str| folder.join(kind).join(format!("{}.tif", pair.id));
-            let numbers: Vec<u16> = pair.s2.iter().map(|x| *x as u16).collect();
-            geotiff(&file("S1"), &super::S1_BANDS, self.px, &pair.s1, pair.geo.as_ref())?;
-            geotiff(&file("S2"), &S2_BANDS, self.px, &numbers, pair.geo.as_ref())?;
-            geotiff(&file("MASK"), &["class"], self.px, pair.mask.as_deref().unwrap_or_default(), pair.geo.as_ref())?;
-            done(index);
-            let label = pair.label.unwrap_or_default();
-            Ok(format!("{},{label},{}\n", pair.id, CLASSES[label as usize]))
-        };
-        let lines = (0..self.pairs).into_par_iter().map(write).collect::<Result<Vec<_>>>()?;
-        super::export::write_atomic(&folder.join("labels.csv"), |csv| {
-            csv.write_all(b"id,label,class\n")?;
-            lines.iter().try_for_each(|line| csv.write_all(line.as_bytes()))
-        })
-    }
-}
-
 // Coordinates that keep the streams of one seed apart.
 const BALANCE: u64 = 1;
 const PLACE: u64 = 2;
@@ -123,6 +105,9 @@ impl PairSource for Synth {
     }
     fn describe(&self) -> &Report {
         &self.report
+    }
+    fn label(&self, index: usize) -> Option<u32> {
+        Some(u32::from(self.subject(index).0))
     }
     fn pair(&self, index: usize) -> Result<Pair> {
         let (class, climate) = self.subject(index);

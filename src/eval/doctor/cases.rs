@@ -3,10 +3,11 @@
 use super::measure::{Effort, Errors, In, Recorded, normal};
 use super::update;
 use crate::gpu::{Gpu, Target};
+use crate::ops::geodesic::Measure;
 use crate::ops::masked_loss::Error;
 use crate::ops::nt_xent::Contrast;
 use crate::ops::tokens::HIDDEN;
-use crate::ops::{self, attention, masked_loss, matmul, norms, nt_xent, prepare, reduce, tokens};
+use crate::ops::{self, attention, geodesic, masked_loss, matmul, norms, nt_xent, prepare, reduce, tokens};
 use crate::tensor::{Launch, Tape, Tensor};
 use anyhow::Result;
 
@@ -74,6 +75,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(normalisations());
     cases.extend(sequences());
     cases.extend(losses());
+    cases.extend(distances());
     cases.push(Case { name: "adamw", splits: true, work: Work::Update });
     cases
 }
@@ -353,6 +355,40 @@ fn sequences() -> Vec<Case> {
         ),
         resize("prepare", 13, 31),
         resize("prepare without resizing", 9, 9),
+    ]
+}
+
+/// Sets of 3, 65 and 97 of 97 points that spiral around the globe.
+fn distances() -> Vec<Case> {
+    let place = |i: u32| {
+        let (z, turn) = (1.0 - f64::from(2 * i + 1) / 97.0, f64::from(i) * 2.4);
+        let radius = (1.0 - z * z).sqrt();
+        geodesic::fixed([radius * turn.cos(), radius * turn.sin(), z])
+    };
+    let points: Vec<u32> = (0..97).flat_map(place).map(i32::cast_unsigned).collect();
+    let members: Vec<u32> = (0..3 * 97).map(|i| (i * 31 + i / 97) % 97).collect();
+    let case = |name: &'static str, measure: Measure| {
+        let inputs = vec![
+            In::Index(vec![97, 3], points.clone()),
+            In::Index(vec![3, 97], members.clone()),
+            In::Index(vec![3], vec![3, 65, 97]),
+        ];
+        let whole = |x: &[f64]| -> Vec<usize> { x.iter().map(|&v| v as usize).collect() };
+        let unit = |v: &f64| f64::from((*v as u32).cast_signed()) / f64::from((1 << 30) - 1);
+        Case::op(
+            name,
+            inputs,
+            move |t, x| ops::geodesic(t, x[0], x[1], x[2], measure),
+            move |x| {
+                let points: Vec<f64> = x[0].iter().map(unit).collect();
+                geodesic::reference(&points, &whole(&x[1]), &whole(&x[2]), measure)
+            },
+        )
+    };
+    vec![
+        case("geodesic: nearest", Measure::Nearest),
+        case("geodesic: sums", Measure::Share),
+        case("geodesic: histogram", Measure::Histogram),
     ]
 }
 

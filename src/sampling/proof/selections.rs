@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::super::checkpoint::Checkpoint;
 use super::super::fitness::Fitness;
 use super::super::genetic::{Count, Mutation, Params};
-use super::super::sample::{Selection, Wanted, fitness, quotas, random, sample};
+use super::super::lanes::{Level, limit};
+use super::super::sample::{Judge, Selection, Wanted, fitness, quotas, random, sample};
 use super::super::stats::{EXACT, mean_distance, nearest_km, set_stats};
 use super::super::strata::Cells;
 use super::cells;
@@ -16,7 +17,7 @@ fn quick(fitness: Fitness) -> Params {
 
 fn run(cells: &Cells, wanted: Wanted, params: &Params, threads: usize) -> Vec<Selection> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    pool.install(|| sample(cells, &cells.strata(), wanted, params, 42, None, &|_| ()).unwrap())
+    pool.install(|| sample(cells, &cells.strata(), wanted, params, 42, Judge::Cpu, None, &|_| ()).unwrap())
 }
 
 #[test]
@@ -55,6 +56,27 @@ fn the_algorithm_gains_over_random() {
 }
 
 #[test]
+fn vectors_of_every_width_give_the_same() {
+    let cells = cells(3000, 8);
+    let strata = cells.strata();
+    let all = || -> Vec<Vec<Selection>> {
+        ["nn-entropy", "hist-entropy", "log-distance", "norm-distance", "mean-distance"]
+            .iter()
+            .map(|name| run(&cells, Wanted::PerStratum(40), &quick(name.parse().unwrap()), 2))
+            .collect()
+    };
+    let (best, everything) = (limit(Level::Wide), BTreeSet::new());
+    let expected = (all(), set_stats(&cells, &strata, &everything).average_distance_km);
+    for most in [Level::Middle, Level::Plain] {
+        let used = limit(most);
+        // AVX2 itself runs wherever the processor has it.
+        assert_eq!(used, most.min(best));
+        assert_eq!((all(), set_stats(&cells, &strata, &everything).average_distance_km), expected, "{used:?}");
+    }
+    limit(Level::Wide);
+}
+
+#[test]
 fn any_number_of_threads_gives_the_same() {
     let cells = cells(3000, 3);
     for fitness in [Fitness::NearestEntropy, Fitness::LogDistance] {
@@ -66,6 +88,46 @@ fn any_number_of_threads_gives_the_same() {
 }
 
 #[test]
+fn the_gpu_judges_as_the_cpu_does() {
+    let gpu = crate::gpu::Gpu::open(&crate::gpu::AdapterChoice::from_flag(None)).unwrap();
+    let cells = cells(3000, 3);
+    let strata = cells.strata();
+    for name in ["nn-entropy", "hist-entropy", "log-distance", "norm-distance", "mean-distance"] {
+        let params = quick(name.parse().unwrap());
+        let go = |params: &Params, judge, threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| sample(&cells, &strata, Wanted::PerStratum(25), params, 42, judge, None, &|_| ()).unwrap())
+        };
+        let one = go(&params, Judge::Gpu(&gpu), 1);
+        for threads in [2, 8] {
+            assert_eq!(go(&params, Judge::Gpu(&gpu), threads), one, "{name}, {threads} threads");
+        }
+        for s in &one {
+            // The curve is the GPU's, the ends are judged in f64.
+            let last = s.curve.last().unwrap().1;
+            let bound = if name == "hist-entropy" { 0.02 } else { 1e-5 };
+            assert!((last - s.after).abs() <= bound * s.after.abs().max(1.0), "{name}: {last} {}", s.after);
+            assert!((s.after - fitness(&cells, &s.rows, &params)).abs() < 1e-9 && s.after >= s.before, "{name}");
+        }
+        // Rounding sends the two on different ways of equal worth.
+        let gain = |all: &[Selection]| all.iter().map(|s| s.after - s.before).sum::<f64>();
+        let (ours, theirs) = (gain(&one), gain(&go(&params, Judge::Cpu, 2)));
+        assert!(ours > 0.8 * theirs && ours < 1.25 * theirs, "{name}: {ours} {theirs}");
+        // Without generations both choose the best of the same random candidates.
+        let still = Params { iterations: 0, ..params };
+        assert_eq!(go(&still, Judge::Gpu(&gpu), 2), go(&still, Judge::Cpu, 2));
+    }
+    // No rounding decides among the first children: one generation is the same on both.
+    let one = Params { iterations: 1, ..Params::default() };
+    let go = |judge| sample(&cells, &strata, Wanted::PerStratum(25), &one, 42, judge, None, &|_| ()).unwrap();
+    for (a, b) in go(Judge::Gpu(&gpu)).iter().zip(go(Judge::Cpu)) {
+        assert_eq!(a.rows, b.rows);
+    }
+    let times = super::super::backend::trial(&gpu, &cells, &strata, Wanted::PerStratum(25), &Params::default());
+    assert!(times.unwrap().iter().all(|t| !t.is_zero()));
+}
+
+#[test]
 fn an_interrupted_run_resumes_to_the_same() {
     let cells = cells(3000, 4);
     let strata = cells.strata();
@@ -73,8 +135,17 @@ fn an_interrupted_run_resumes_to_the_same() {
     let path = folder.path().join("a.checkpoint.jsonl");
     let identity = serde_json::json!({ "seed": 42 });
     let go = |checkpoint: &Checkpoint| {
-        sample(&cells, &strata, Wanted::PerStratum(25), &quick(Fitness::NearestEntropy), 42, Some(checkpoint), &|_| ())
-            .unwrap()
+        sample(
+            &cells,
+            &strata,
+            Wanted::PerStratum(25),
+            &quick(Fitness::NearestEntropy),
+            42,
+            Judge::Cpu,
+            Some(checkpoint),
+            &|_| (),
+        )
+        .unwrap()
     };
     let whole = go(&Checkpoint::open(&path, &identity).unwrap());
     let text = std::fs::read_to_string(&path).unwrap();
@@ -141,8 +212,8 @@ fn blocks_estimate_the_average_distance() {
 #[test]
 fn a_single_tile_and_an_empty_set_have_no_neighbours() {
     assert!(nearest_km(&[]).is_empty());
-    let error =
-        sample(&Cells::default(), &[], Wanted::PerStratum(5), &Params::default(), 1, None, &|_| ()).unwrap_err();
+    let error = sample(&Cells::default(), &[], Wanted::PerStratum(5), &Params::default(), 1, Judge::Cpu, None, &|_| ())
+        .unwrap_err();
     assert!(format!("{error:#}").contains("no stratum"), "{error:#}");
     assert_eq!("literal".parse(), Ok(Mutation::Literal));
     assert!("2.5".parse::<Mutation>().is_err() && "x".parse::<Fitness>().is_err());

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::replace::Replace;
 use super::{BATCH_ROWS, Batch, Column, Field, Kind};
+use crate::data::export::Replace;
 
 /// Columns read as whole numbers; every other is text, but for those below.
 const INTS: [&str; 6] = ["grid_row_u", "grid_col_r", "parquet_row", "climate", "thematic", "n_g"];
@@ -108,6 +108,6 @@ impl Writer {
     }
 
     pub fn finish(self) -> Result<()> {
-        self.csv.into_inner().map_err(|e| e.into_error()).context("writing CSV")?.finish()
+        Ok(self.csv.into_inner().map_err(|e| e.into_error()).context("writing CSV")?.finish()?)
     }
 }

@@ -6,7 +6,6 @@ mod csv_file;
 mod geojson_file;
 #[cfg(feature = "parquet")]
 mod parquet_file;
-pub mod replace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -195,6 +194,10 @@ impl Coordinates {
                 _ => (None, None),
             },
         };
+        if let (Coordinates::Geometry(g), None) = (self, lat) {
+            let place = table.place(batch.first_row + row, &table.fields[*g].name);
+            bail!("{place}: not a point in WKB: expected points, or columns centre_lat and centre_lon");
+        }
         let names = self.columns();
         let check = |value: Option<f64>, column: usize, limit: f64| {
             let name = &table.fields[names[column.min(names.len() - 1)]].name;

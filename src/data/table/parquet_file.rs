@@ -15,16 +15,24 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnDescriptor, Type};
 
-use super::replace::Replace;
 use super::{BATCH_ROWS, Batch, Column, Field, Kind};
+use crate::data::export::Replace;
 
 fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     SerializedFileReader::new(file).with_context(|| format!("{}: not a whole Parquet file (cut off?)", path.display()))
 }
 
+/// The column of points that GeoParquet's metadata names, else `geometry`.
+fn geometry(reader: &SerializedFileReader<File>) -> String {
+    let pairs = reader.metadata().file_metadata().key_value_metadata();
+    let geo = pairs.and_then(|p| p.iter().find(|kv| kv.key == "geo")?.value.clone());
+    let geo = geo.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    geo.and_then(|g| Some(g["primary_column"].as_str()?.to_string())).unwrap_or_else(|| "geometry".into())
+}
+
 /// The kind of a flat column; None for what has no place in a table of cells.
-fn kind(column: &ColumnDescriptor) -> Option<Kind> {
+fn kind(column: &ColumnDescriptor, geometry: &str) -> Option<Kind> {
     if column.max_rep_level() > 0 || column.path().parts().len() > 1 {
         return None;
     }
@@ -33,7 +41,7 @@ fn kind(column: &ColumnDescriptor) -> Option<Kind> {
         Physical::INT32 | Physical::INT64 if unit(column).is_some() => Some(Kind::Text),
         Physical::BOOLEAN | Physical::INT32 | Physical::INT64 => Some(Kind::Int),
         Physical::FLOAT | Physical::DOUBLE => Some(Kind::Float),
-        Physical::BYTE_ARRAY if column.name() == "geometry" => Some(Kind::Geometry),
+        Physical::BYTE_ARRAY if column.name() == geometry => Some(Kind::Geometry),
         Physical::BYTE_ARRAY => Some(Kind::Text),
         Physical::FIXED_LEN_BYTE_ARRAY => None,
     }
@@ -58,14 +66,17 @@ fn unit(column: &ColumnDescriptor) -> Option<i64> {
 pub fn fields(path: &Path) -> Result<Vec<Field>> {
     let reader = open(path)?;
     let schema = reader.metadata().file_metadata().schema_descr();
-    Ok(schema.columns().iter().filter_map(|c| Some(Field::new(c.name(), kind(c)?))).collect())
+    let geometry = geometry(&reader);
+    Ok(schema.columns().iter().filter_map(|c| Some(Field::new(c.name(), kind(c, &geometry)?))).collect())
 }
 
 /// Reads the columns with these indices (of `fields`).
 pub fn read(path: &Path, fields: &[Field], columns: &[usize], each: &mut dyn FnMut(Batch) -> Result<()>) -> Result<()> {
     let reader = open(path)?;
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
-    let leaf = |&c: &usize| schema.columns().iter().position(|d| d.name() == fields[c].name && kind(d).is_some());
+    let geometry = geometry(&reader);
+    let leaf =
+        |&c: &usize| schema.columns().iter().position(|d| d.name() == fields[c].name && kind(d, &geometry).is_some());
     let leaves: Vec<usize> = columns.iter().filter_map(leaf).collect();
     ensure!(leaves.len() == columns.len(), "{}: changed while it was read", path.display());
     let mut first_row = 0;
@@ -80,8 +91,10 @@ pub fn read(path: &Path, fields: &[Field], columns: &[usize], each: &mut dyn FnM
         let mut done = 0;
         while done < total {
             let rows = BATCH_ROWS.min(total - done);
-            let columns =
-                readers.iter_mut().map(|(r, d)| values(r, d, rows).with_context(broken)).collect::<Result<_>>()?;
+            let columns = readers
+                .iter_mut()
+                .map(|(r, d)| values(r, d, rows, &geometry).with_context(broken))
+                .collect::<Result<_>>()?;
             each(Batch { first_row, rows, columns })?;
             (done, first_row) = (done + rows, first_row + rows);
         }
@@ -111,7 +124,7 @@ fn raw<T: DataType>(
     }
 }
 
-fn values(reader: &mut ColumnReader, column: &ColumnDescriptor, rows: usize) -> Result<Column> {
+fn values(reader: &mut ColumnReader, column: &ColumnDescriptor, rows: usize, geometry: &str) -> Result<Column> {
     fn to<A, B>(values: Vec<Option<A>>, f: impl Fn(A) -> B) -> Vec<Option<B>> {
         values.into_iter().map(|v| v.map(&f)).collect()
     }
@@ -127,7 +140,7 @@ fn values(reader: &mut ColumnReader, column: &ColumnDescriptor, rows: usize) -> 
         ColumnReader::Int96ColumnReader(r) => Column::Text(to(raw(r, column, rows)?, |t| iso(t.to_seconds()).into())),
         ColumnReader::FloatColumnReader(r) => Column::Float(to(raw(r, column, rows)?, f64::from)),
         ColumnReader::DoubleColumnReader(r) => Column::Float(raw(r, column, rows)?),
-        ColumnReader::ByteArrayColumnReader(r) if column.name() == "geometry" => {
+        ColumnReader::ByteArrayColumnReader(r) if column.name() == geometry => {
             Column::Geometry(raw(r, column, rows)?.into_iter().map(|v| point(v?.data())).collect())
         }
         ColumnReader::ByteArrayColumnReader(r) => {
@@ -215,7 +228,7 @@ impl Writer {
 
     pub fn finish(self) -> Result<()> {
         let failed = || format!("{}: cannot be written", self.path.display());
-        self.file.into_inner().with_context(failed)?.finish()
+        Ok(self.file.into_inner().with_context(failed)?.finish()?)
     }
 }
 

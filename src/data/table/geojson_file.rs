@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
 
-use super::replace::Replace;
 use super::{Column, Field, Kind};
+use crate::data::export::Replace;
 
 /// A GeoJSON file under way.
 pub struct Writer {
@@ -52,6 +52,6 @@ impl Writer {
 
     pub fn finish(mut self) -> Result<()> {
         self.out.write_all(b"\n]}\n")?;
-        self.out.finish()
+        Ok(self.out.finish()?)
     }
 }

@@ -1,0 +1,153 @@
+//! `synth`, `patches`, `inspect`, `stats-bands`, and training on what they make.
+
+use crate::{csmoe, fail, real_data, small_config, succeed, text};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_slice(&succeed(args).stdout).unwrap_or_else(|e| panic!("csmoe {args:?}: {e}"))
+}
+
+fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry"));
+    entries.map(|e| (e.file_name().into_string().expect("UTF-8"), std::fs::read(e.path()).expect("read"))).collect()
+}
+
+#[test]
+fn sample_to_patches_to_training() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let (archive, sample, store, run) = (at("archive"), at("sample.csv"), at("store"), at("run"));
+    succeed(&["synth", "--layout", "major-tom", "--pairs", "6", "--tile-px", "72", "--out", text(&archive)]);
+    // A sample of three cells, one of which the archive lacks.
+    let all = json(&["inspect", text(&archive), "--tile-px", "24", "--json"]);
+    assert_eq!((&all["scenes"], &all["pairs"]), (&6.into(), &54.into()));
+    let listed = csmoe::data::table::Table::open(&archive.join("Core-S2L2A/metadata.parquet")).expect("metadata");
+    let mut cells = Vec::new();
+    let column = listed.require("grid_cell").expect("a column");
+    listed
+        .read(&[column], &mut |batch| {
+            cells.extend((0..batch.rows).map(|r| batch.columns[0].text(r)));
+            Ok(())
+        })
+        .expect("rows");
+    std::fs::write(&sample, format!("grid_cell\n{}\n{}\n1D_1L\n", cells[1], cells[4])).expect("written");
+    let cut = [
+        "patches",
+        "--archive",
+        text(&archive),
+        "--sample",
+        text(&sample),
+        "--tile-px",
+        "24",
+        "--out",
+        text(&store),
+        "--json",
+    ];
+    let report = json(&cut);
+    assert_eq!((&report["pairs"], &report["complete"]), (&18.into(), &true.into()));
+    assert_eq!(report["left_out"]["sampled, but not in the archive"], 1);
+
+    let picture = at("sheet.png");
+    let found = json(&["inspect", text(&store), "--json", "--verify", "--out", text(&picture)]);
+    assert_eq!((&found["pairs"], &found["tile_px"]), (&18.into(), &24.into()));
+    assert_eq!(found["bands"][0], "VV");
+    for name in ["mean", "std", "min", "max", "dtype"] {
+        assert_eq!(found[name].as_array().map(Vec::len), Some(12), "{name}");
+    }
+    assert!(found["dropped"].is_object() && picture.metadata().expect("a picture").len() > 1000);
+    let measured = json(&["stats-bands", text(&store), "--json"]);
+    let close = |a: &Value, b: &Value| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-3;
+    assert!(close(&measured["s2"]["mean"][3], &found["mean"][5]));
+
+    let config = small_config(folder.path());
+    let train = [
+        "pretrain",
+        "--data",
+        text(&store),
+        "--config",
+        text(&config),
+        "--out",
+        text(&run),
+        "--steps",
+        "3",
+        "--batch",
+        "4",
+        "--json",
+    ];
+    assert_eq!(json(&train)["steps"], 3);
+    let used: Value = serde_json::from_slice(&std::fs::read(run.join("config.json")).expect("config")).expect("JSON");
+    assert!(close(&used["sensors"]["s2"]["mean"][0], &found["mean"][2]), "the store's own statistics");
+    let vectors = at("e.npy");
+    let embedded =
+        json(&["embed", "--checkpoint", text(&run), "--input", text(&store), "--out", text(&vectors), "--json"]);
+    assert_eq!(embedded["tiles"], 18);
+    let (_, message) = fail(&["pretrain", "--data", text(&store), "--tile-px", "48", "--out", text(&at("other"))]);
+    assert!(message.contains("holds patches of 24 px"), "{message}");
+}
+
+#[test]
+fn killed_at_any_moment_the_store_ends_with_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let began = std::time::Instant::now();
+    fn cut(out: &Path) -> [&str; 7] {
+        ["patches", "--archive", "synth:4000", "--tile-px", "32", "--out", text(out)]
+    }
+    succeed(&cut(&whole));
+    let long = began.elapsed();
+    let mut kills = 0;
+    for part in [3, 5, 2] {
+        let mut child = csmoe(&cut(&killed))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("csmoe starts");
+        std::thread::sleep((long / part).max(Duration::from_millis(5)));
+        kills += usize::from(child.try_wait().expect("a child").is_none());
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    succeed(&cut(&killed));
+    assert!(kills > 0, "every run was over before it was killed");
+    assert!(files(&killed) == files(&whole), "{:?}", files(&killed).keys());
+}
+
+#[test]
+fn real_archives_are_told_apart() {
+    let Some(data) = real_data("") else { return };
+    for (folder, format, scenes) in [
+        ("major_tom", "Major TOM Core", 1),
+        ("major_tom_unpacked", "Major TOM, unpacked", 1),
+        ("bigearthnet_v2", "BigEarthNet v2", 1),
+        ("bigearthnet_v2/lmdb", "BigEarthNet v2, LMDB", 1),
+        ("terramesh", "GeoTIFF", 3),
+        ("eurosat", "GeoTIFF", 3),
+        ("sen1floods11", "GeoTIFF", 16),
+    ] {
+        let found = json(&["inspect", text(&data.join(folder)), "--json"]);
+        assert_eq!((found["format"].as_str(), found["scenes"].as_u64()), (Some(format), Some(scenes)), "{folder}");
+        assert!(found["pairs"].as_u64() > Some(0), "{folder}");
+    }
+}
+
+#[test]
+fn what_cannot_be_cut_is_told_in_a_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (empty, out) = (folder.path().join("empty"), folder.path().join("out"));
+    std::fs::create_dir(&empty).expect("a folder");
+    let (_, message) = fail(&["patches", "--archive", text(&empty), "--out", text(&out)]);
+    assert!(message.contains("no GeoTIFF"), "{message}");
+    let (_, message) = fail(&["patches", "--archive", "nowhere", "--out", text(&out)]);
+    assert!(message.contains("nowhere: no such file"), "{message}");
+    std::fs::create_dir(&out).expect("a folder");
+    std::fs::write(out.join("mine.txt"), "mine").expect("written");
+    let (_, message) = fail(&["patches", "--archive", "synth:4", "--out", text(&out)]);
+    assert!(message.contains("neither empty nor a store"), "{message}");
+    let (_, message) = fail(&["inspect", text(&empty)]);
+    assert!(message.contains("no GeoTIFF"), "{message}");
+    let (_, message) = fail(&["stats-bands", text(&empty)]);
+    assert!(message.contains("index.json"), "{message}");
+}
