@@ -1,7 +1,8 @@
-// The first token of every sequence: x [B, tokens, width] -> y [B, width]. One lane an element, of what is written.
+// The first token of every sequence: x [B, tokens, width] -> y [B, width]. One lane an element of what is written, or,
+// in scatter, a workgroup a row.
 // Bytes: y twice, and for the first gradient dx once. FLOPs: none.
 struct P {
-    n: u32,
+    n: u32, // elements; rows of scatter
     tokens: u32,
     width: u32,
 }
@@ -10,6 +11,8 @@ struct P {
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 
 //@include grid
+
+override LANES: u32 = 64u; // of scatter
 
 // y[b] = x[b, 0]
 @compute @workgroup_size(64)
@@ -22,17 +25,15 @@ fn gather(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
 }
 
 // dx[b, 0] = dy[b], dx elsewhere 0
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn scatter(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(id, groups) * 64u + lane;
-    if i < p.n {
-        let row = i / p.width;
-        if row % p.tokens == 0u {
-            y[i] = x[row / p.tokens * p.width + i % p.width];
-        } else {
-            y[i] = 0.0;
-        }
+    let row = group_index(id, groups);
+    if row >= p.n {
+        return;
+    }
+    for (var i = lane; i < p.width; i += LANES) {
+        y[row * p.width + i] = select(0.0, x[row / p.tokens * p.width + i], row % p.tokens == 0u);
     }
 }
 

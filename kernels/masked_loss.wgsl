@@ -119,7 +119,9 @@ fn finish(@builtin(local_invocation_index) lane: u32) {
 @group(0) @binding(6) var<storage, read> share: array<f32>;
 @group(0) @binding(7) var<storage, read> dloss: array<f32>;
 
-@compute @workgroup_size(64)
+override LANES: u32 = 64u; // of backward: one vector where the driver runs on the CPU
+
+@compute @workgroup_size(LANES)
 fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
     let group = group_index(id, groups);
@@ -132,7 +134,7 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     let row = group / (p.patches + 1u) * p.patches + max(token, 1u) - 1u;
     if token == 0u || mask[row] == 0.0 {
         if p.accumulate == 0u {
-            for (var i = lane; i < pixels * p.channels; i += 64u) {
+            for (var i = lane; i < pixels * p.channels; i += LANES) {
                 dpred[start + i] = 0.0;
             }
         }
@@ -141,7 +143,7 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     let plane = p.side * p.side * pixels;
     let factor = dloss[0] * mask[row] * share[0] / f32(pixels * p.channels);
     let norm = scale_in[row];
-    for (var i = lane; i < pixels; i += 64u) {
+    for (var i = lane; i < pixels; i += LANES) {
         let at = image_at(row, i);
         for (var c = 0u; c < p.channels; c++) {
             let k = start + i * p.channels + c;

@@ -50,6 +50,7 @@ struct P {
 @group(0) @binding(4) var<storage, read_write> c: array<f32>;
 @group(0) @binding(5) var<storage, read_write> extra: array<f32>; // as c
 @group(0) @binding(6) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(7) var<storage, read> panels: array<vec4<f32>>; // b again: older drivers load a vec4 at the cost of one
 
 var<workgroup> tile: array<vec4<f32>, ROWS * STEPS>; // [row][k / 4], zero beyond k
 
@@ -66,9 +67,16 @@ fn a_quad(start: u32, k: u32) -> vec4<f32> {
 
 fn b_at(at: u32, column: u32) -> Columns {
     var v: Columns;
-    //@repeat COLUMNS
-    v[0u] = b[at + 0u * column];
-    //@end
+    if PACKED {
+        let quad = panels[at / 4u];
+        //@repeat COLUMNS
+        v[0u] = quad[0u];
+        //@end
+    } else {
+        //@repeat COLUMNS
+        v[0u] = b[at + 0u * column];
+        //@end
+    }
     return v;
 }
 
@@ -80,10 +88,11 @@ fn bias_at(at: u32) -> Columns {
     return v;
 }
 
+// Between passes, and for GELU after the last, sums wait in c or in what comes before GELU.
 fn c_at(at: u32) -> Columns {
     var v: Columns;
     //@repeat COLUMNS
-    v[0u] = c[at + 0u];
+    if EPILOGUE == GELU { v[0u] = extra[at + 0u]; } else { v[0u] = c[at + 0u]; }
     //@end
     return v;
 }
@@ -98,7 +107,7 @@ fn extra_at(at: u32) -> Columns {
 
 fn store(at: u32, v: Columns) {
     //@repeat COLUMNS
-    c[at + 0u] = v[0u];
+    if EPILOGUE == GELU { extra[at + 0u] = v[0u]; } else { c[at + 0u] = v[0u]; }
     //@end
 }
 
@@ -208,11 +217,9 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 }
 
 fn finish(at: u32) {
-    let v = c[at];
     if EPILOGUE == GELU {
-        extra[at] = v;
-        c[at] = gelu(v);
+        c[at] = gelu(extra[at]);
     } else {
-        c[at] = v * gelu_grad(extra[at]);
+        c[at] *= gelu_grad(extra[at]);
     }
 }

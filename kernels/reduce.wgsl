@@ -70,9 +70,10 @@ struct Mean {
     width: u32,
     accumulate: u32,
 }
+override LANES: u32 = 64u; // of the segments' kernels: one vector where the driver runs on the CPU
 @group(0) @binding(0) var<uniform> m: Mean;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn segment_mean(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
     let blocks = (m.width + 255u) / 256u;
@@ -85,7 +86,7 @@ fn segment_mean(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) g
     let count = min(m.length, m.tokens - start);
     let at = (row / m.parts * m.tokens + start) * m.width;
     let first = group % blocks * 256u;
-    for (var i = first + lane; i < min(first + 256u, m.width); i += 64u) {
+    for (var i = first + lane; i < min(first + 256u, m.width); i += LANES) {
         var total = 0.0;
         for (var k = 0u; k < count; k++) {
             total += x[at + k * m.width + i];
@@ -94,7 +95,7 @@ fn segment_mean(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn segment_mean_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
     let blocks = (m.width + 255u) / 256u;
@@ -107,7 +108,7 @@ fn segment_mean_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_work
     let share = 1.0 / f32(min(m.length, m.tokens - part * m.length));
     let at = (row / m.tokens * m.parts + part) * m.width;
     let first = group % blocks * 256u;
-    for (var i = first + lane; i < min(first + 256u, m.width); i += 64u) {
+    for (var i = first + lane; i < min(first + 256u, m.width); i += LANES) {
         let k = row * m.width + i;
         var sum = share * x[at + i];
         if m.accumulate != 0u {

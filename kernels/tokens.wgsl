@@ -4,8 +4,10 @@
 //
 //@include grid
 
+override LANES: u32 = 64u; // one vector where the driver runs on the CPU
+
 fn element(id: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
-    return group_index(id, groups) * 64u + lane;
+    return group_index(id, groups) * LANES + lane;
 }
 
 struct Patches {
@@ -21,7 +23,7 @@ struct Patches {
 @group(0) @binding(3) var<storage, read_write> rows: array<f32>; // [B, kept, C patch patch]
 
 // Row k of image b is patch keep[b, k], channel by channel as a convolution's weight lies.
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn patches(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let row = group_index(id, groups);
@@ -32,7 +34,7 @@ fn patches(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     let across = q.size / q.rho;
     let which = keep[row];
     let corner = (which / across * q.size + which % across) * q.rho;
-    for (var i = lane; i < area; i += 64u) {
+    for (var i = lane; i < area; i += LANES) {
         // A division of small numbers, exact in f32 and cheap everywhere.
         let y = u32((f32(i) + 0.5) / f32(q.rho));
         let at = corner + y * q.size + i - y * q.rho;
@@ -61,7 +63,7 @@ struct Sequence {
 @group(0) @binding(5) var<storage, read_write> sequence: array<f32>;  // [B, 1 + kept, d]
 
 // sequence = cls + position 0, then every kept patch + its position
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn assemble(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) lane: u32) {
     let row = group_index(id, groups);
@@ -71,13 +73,13 @@ fn assemble(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     let token = row % (p.kept + 1u);
     let b = row / (p.kept + 1u);
     if token == 0u {
-        for (var c = lane; c < p.d; c += 64u) {
+        for (var c = lane; c < p.d; c += LANES) {
             sequence[row * p.d + c] = cls[c] + position[c];
         }
     } else {
         let k = b * p.kept + token - 1u;
         let place_at = (kept_index[k] + 1u) * p.d;
-        for (var c = lane; c < p.d; c += 64u) {
+        for (var c = lane; c < p.d; c += LANES) {
             sequence[row * p.d + c] = embedded[k * p.d + c] + position[place_at + c];
         }
     }
@@ -86,7 +88,7 @@ fn assemble(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
 @group(0) @binding(1) var<storage, read> dsequence: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dembedded: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn assemble_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                      @builtin(local_invocation_index) lane: u32) {
     let row = group_index(id, groups);
@@ -94,7 +96,7 @@ fn assemble_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgrou
         return;
     }
     let from_row = row / p.kept * (p.kept + 1u) + row % p.kept + 1u;
-    for (var c = lane; c < p.d; c += 64u) {
+    for (var c = lane; c < p.d; c += LANES) {
         var value = dsequence[from_row * p.d + c];
         if p.accumulate != 0u {
             value += dembedded[row * p.d + c];
@@ -106,7 +108,7 @@ fn assemble_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgrou
 @group(0) @binding(2) var<storage, read_write> dcls: array<f32>;
 
 // dcls = sum over the batch of the first token's gradient: one lane a column.
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn assemble_backward_cls(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
     let c = element(id, groups, lane);
@@ -128,7 +130,7 @@ const HIDDEN: u32 = 0xffffffffu;
 @group(0) @binding(5) var<storage, read_write> full: array<f32>; // [targets, rows, 1 + patches, d]
 
 // Kept tokens back in their places, the target's mask token elsewhere, all with their positions.
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn scatter(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let row = group_index(id, groups); // over targets, sequences and tokens
@@ -147,11 +149,11 @@ fn scatter(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
     if from_index == HIDDEN {
         let from_mask = sequence_index / p.rows * p.d;
-        for (var c = lane; c < p.d; c += 64u) {
+        for (var c = lane; c < p.d; c += LANES) {
             full[row * p.d + c] = mask_token[from_mask + c] + place[token * p.d + c];
         }
     } else {
-        for (var c = lane; c < p.d; c += 64u) {
+        for (var c = lane; c < p.d; c += LANES) {
             full[row * p.d + c] = visible[start + from_index * p.d + c] + place[token * p.d + c];
         }
     }
@@ -161,7 +163,7 @@ fn scatter(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 @group(0) @binding(2) var<storage, read> kept_place: array<u32>; // [rows, kept]
 @group(0) @binding(3) var<storage, read_write> dvisible: array<f32>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn scatter_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                     @builtin(local_invocation_index) lane: u32) {
     let row = group_index(id, groups);
@@ -175,7 +177,7 @@ fn scatter_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroup
         at = kept_place[sequence_index % p.rows * p.kept + token - 1u] + 1u;
     }
     let start = (sequence_index * (p.patches + 1u) + at) * p.d;
-    for (var c = lane; c < p.d; c += 64u) {
+    for (var c = lane; c < p.d; c += LANES) {
         var value = dfull[start + c];
         if p.accumulate != 0u {
             value += dvisible[row * p.d + c];
@@ -188,7 +190,7 @@ fn scatter_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroup
 @group(0) @binding(3) var<storage, read_write> dmask: array<f32>;
 
 // dmask = sum over the hidden tokens of a target's sequences: one lane a column.
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn scatter_backward_mask(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
     let i = element(id, groups, lane);
@@ -220,7 +222,7 @@ struct Table {
 @group(0) @binding(1) var<storage, read> table: array<f32>;        // [G, experts, slots, d]
 @group(0) @binding(2) var<storage, read_write> spread: array<f32>; // [G, B, slots, experts, d]
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn spread_slots(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
     let row = group_index(id, groups);
@@ -230,7 +232,7 @@ fn spread_slots(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) g
     let e = row % w.experts;
     let j = row / w.experts % w.slots;
     let g = row / w.experts / w.slots / w.batch;
-    for (var c = lane; c < w.d; c += 64u) {
+    for (var c = lane; c < w.d; c += LANES) {
         spread[row * w.d + c] = table[((g * w.experts + e) * w.slots + j) * w.d + c];
     }
 }
@@ -239,7 +241,7 @@ fn spread_slots(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) g
 @group(0) @binding(2) var<storage, read_write> dtable: array<f32>;
 
 // Sum over the batch: one lane a value of the table.
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn spread_slots_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
     let i = element(id, groups, lane);

@@ -1,16 +1,20 @@
-// The error function to 1.5e-7 (Abramowitz and Stegun 7.1.26).
-fn erf(x: f32) -> f32 {
-    let t = 1.0 / (1.0 + 0.3275911 * abs(x));
-    let poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
-    return sign(x) * (1.0 - poly * exp(-x * x));
+// The normal distribution function Phi at x to 7.5e-8 (Abramowitz and Stegun 7.1.26), and exp(-x^2 / 2).
+fn normal(x: f32) -> vec2<f32> {
+    let u = abs(x) * 0.70710678;
+    let e = exp(-u * u);
+    let t = 1.0 / (1.0 + 0.3275911 * u);
+    let poly = t * (0.127414796 + t * (-0.142248368 + t * (0.7107068705 + t * (-0.7265760135 + t * 0.5307027145))));
+    let tail = poly * e;
+    return vec2<f32>(select(1.0 - tail, tail, x < 0.0), e);
 }
 
 // Exact GELU (Hendrycks and Gimpel 2016): x Phi(x).
 fn gelu(x: f32) -> f32 {
-    return 0.5 * x * (1.0 + erf(x * 0.70710678));
+    return x * normal(x).x;
 }
 
 // Phi(x) + x phi(x).
 fn gelu_grad(x: f32) -> f32 {
-    return 0.5 * (1.0 + erf(x * 0.70710678)) + x * 0.39894228 * exp(-0.5 * x * x);
+    let n = normal(x);
+    return n.x + x * 0.39894228 * n.y;
 }

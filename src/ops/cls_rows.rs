@@ -21,9 +21,13 @@ pub fn cls_rows(t: &mut Tape, x: Tensor) -> Result<Tensor> {
     t.launch(GATHER, n.div_ceil(LANES) as u64, &[y.into(), x.into()], words![n, tokens, width]);
     t.on_backward(move |t| {
         if let (Some(dy), Some(dx)) = (t.grad(y), t.grad_out(x)) {
-            let (kernel, n) = if dx.accumulate { (SCATTER_ADD, n) } else { (SCATTER, x.elems()) };
             let args = [dx.tensor.into(), dy.into()];
-            t.launch(kernel, n.div_ceil(LANES) as u64, &args, words![n, tokens, width]);
+            if dx.accumulate {
+                t.launch(SCATTER_ADD, n.div_ceil(LANES) as u64, &args, words![n, tokens, width]);
+            } else {
+                let (rows, lanes) = (batch * tokens, t.target.lanes.min(64));
+                t.launch(SCATTER, rows as u64, &args, words![rows, tokens, width]).constant("LANES", lanes);
+            }
         }
         Ok(())
     });

@@ -68,7 +68,10 @@ pub fn masked_patch_loss(
             let groups = batch * (1 + patches);
             let args =
                 [out.tensor.into(), scale.into(), pred.into(), image.into(), mask.into(), share.into(), dloss.into()];
-            t.launch(BACKWARD, groups as u64, &args, &words(groups, out.accumulate)).flops(4.0 * work);
+            let lanes = t.target.lanes.min(64);
+            t.launch(BACKWARD, groups as u64, &args, &words(groups, out.accumulate))
+                .constant("LANES", lanes)
+                .flops(4.0 * work);
         }
         Ok(())
     });

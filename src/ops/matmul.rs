@@ -183,7 +183,7 @@ fn product(
                 words.extend(a_lie);
                 words.extend(b_lie);
                 words.extend(c_lie);
-                args.push(sums.map_or(unused.into(), |s| part(s.tensor, all, &groups)));
+                args.extend([sums.map_or(unused.into(), |s| part(s.tensor, all, &groups)), b_arg]);
                 let kernel = TILES.rows(rows as u32).columns(columns as u32);
                 t.launch(kernel, (groups.len() * spans * row_blocks) as u64, &args, &words)
                     .constant("PACKED", u32::from(packed.is_some()))

@@ -65,12 +65,16 @@ pub fn segment_mean(t: &mut Tape, x: Tensor, length: usize) -> Result<Tensor> {
     let blocks = width.div_ceil(ROW_BLOCK);
     let words = move |rows: usize, accumulate: bool| words![rows, tokens, length, parts, width, accumulate].to_vec();
     let rows = batch * parts;
-    t.launch(SEGMENT_MEAN, (rows * blocks) as u64, &[y.into(), x.into()], &words(rows, false)).flops(x.elems() as f64);
+    let lanes = t.target.lanes.min(64);
+    t.launch(SEGMENT_MEAN, (rows * blocks) as u64, &[y.into(), x.into()], &words(rows, false))
+        .constant("LANES", lanes)
+        .flops(x.elems() as f64);
     t.on_backward(move |t| {
         if let (Some(dy), Some(dx)) = (t.grad(y), t.grad_out(x)) {
             let rows = batch * tokens;
             let args = [dx.tensor.into(), dy.into()];
             t.launch(SEGMENT_MEAN_BACKWARD, (rows * blocks) as u64, &args, &words(rows, dx.accumulate))
+                .constant("LANES", lanes)
                 .flops(x.elems() as f64);
         }
         Ok(())

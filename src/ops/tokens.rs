@@ -2,7 +2,7 @@
 //!                                                                                      kernels/tokens.wgsl
 
 use crate::gpu::Kernel;
-use crate::tensor::{Tape, Tensor};
+use crate::tensor::{Arg, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
@@ -20,8 +20,21 @@ const SPREAD_SLOTS_BACKWARD: Kernel = Kernel::new("tokens", "spread_slots_backwa
 /// In a restore table, a patch the encoder did not see.
 pub const HIDDEN: u32 = u32::MAX;
 
-fn groups(values: usize) -> u64 {
-    values.div_ceil(64) as u64
+/// Lanes of a workgroup: one vector of a software device.
+fn lanes(t: &Tape) -> u32 {
+    t.target.lanes.min(64)
+}
+
+/// One dispatch, a workgroup a row.
+fn by_row(t: &mut Tape, kernel: Kernel, rows: usize, args: &[Arg], words: &[u32]) {
+    let lanes = lanes(t);
+    t.launch(kernel, rows as u64, args, words).constant("LANES", lanes);
+}
+
+/// One dispatch, a lane a value.
+fn by_value(t: &mut Tape, kernel: Kernel, values: usize, args: &[Arg], words: &[u32]) {
+    let lanes = lanes(t);
+    t.launch(kernel, values.div_ceil(lanes as usize) as u64, args, words).constant("LANES", lanes);
 }
 
 /// Cuts kept patches out of images: `image` [B, C, S, S], `keep` [B, K] (patch numbers, row-major) ->
@@ -39,7 +52,7 @@ pub fn patches(t: &mut Tape, image: Tensor, keep: Tensor, patch: usize) -> Resul
     }
     let rows = t.saved([b, k, c * patch * patch]);
     let args = [image.into(), keep.into(), rows.into()];
-    t.launch(PATCHES, (b * k) as u64, &args, words![b * k, k, c, s, patch]);
+    by_row(t, PATCHES, b * k, &args, words![b * k, k, c, s, patch]);
     Ok(rows)
 }
 
@@ -57,16 +70,16 @@ pub fn assemble(t: &mut Tape, embedded: Tensor, cls: Tensor, position: Tensor, k
     let y = t.value([b, k + 1, d], &[embedded, cls]);
     let words = move |total: usize, accumulate: bool| words![total, d, b, k, n - 1, accumulate, 1usize, b].to_vec();
     let args = [embedded.into(), cls.into(), position.into(), keep.into(), y.into()];
-    t.launch(ASSEMBLE, (b * (k + 1)) as u64, &args, &words(b * (k + 1), false));
+    by_row(t, ASSEMBLE, b * (k + 1), &args, &words(b * (k + 1), false));
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(out) = t.grad_out(embedded) {
             let args = [dy.into(), out.tensor.into()];
-            t.launch(ASSEMBLE_BACKWARD, (b * k) as u64, &args, &words(b * k, out.accumulate));
+            by_row(t, ASSEMBLE_BACKWARD, b * k, &args, &words(b * k, out.accumulate));
         }
         if let Some(out) = t.grad_out(cls) {
             let args = [dy.into(), out.tensor.into()];
-            t.launch(ASSEMBLE_BACKWARD_CLS, groups(d), &args, &words(d, out.accumulate));
+            by_value(t, ASSEMBLE_BACKWARD_CLS, d, &args, &words(d, out.accumulate));
         }
         Ok(())
     });
@@ -97,17 +110,17 @@ pub fn scatter(
     let words = move |total: usize, accumulate: bool| words![total, d, r, k, p, accumulate, targets, r].to_vec();
     let args = [visible.into(), mask_token.into(), position.into(), restore.into(), y.into()];
     let rows = targets * r * (p + 1);
-    t.launch(SCATTER, rows as u64, &args, &words(rows, false));
+    by_row(t, SCATTER, rows, &args, &words(rows, false));
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(out) = t.grad_out(visible) {
             let args = [dy.into(), keep.into(), out.tensor.into()];
             let rows = targets * r * n;
-            t.launch(SCATTER_BACKWARD, rows as u64, &args, &words(rows, out.accumulate));
+            by_row(t, SCATTER_BACKWARD, rows, &args, &words(rows, out.accumulate));
         }
         if let Some(out) = t.grad_out(mask_token) {
             let args = [dy.into(), restore.into(), out.tensor.into()];
-            t.launch(SCATTER_BACKWARD_MASK, groups(targets * d), &args, &words(targets * d, out.accumulate));
+            by_value(t, SCATTER_BACKWARD_MASK, targets * d, &args, &words(targets * d, out.accumulate));
         }
         Ok(())
     });
@@ -123,12 +136,12 @@ pub fn spread_slots(t: &mut Tape, table: Tensor, batch: usize) -> Result<Tensor>
     let y = t.value([g, batch, p, e, d], &[table]);
     let words = move |total: usize, accumulate: bool| words![total, d, e, p, batch, accumulate].to_vec();
     let rows = g * batch * p * e;
-    t.launch(SPREAD_SLOTS, rows as u64, &[table.into(), y.into()], &words(rows, false));
+    by_row(t, SPREAD_SLOTS, rows, &[table.into(), y.into()], &words(rows, false));
     t.on_backward(move |t| {
         if let (Some(dy), Some(out)) = (t.grad(y), t.grad_out(table)) {
             let args = [dy.into(), out.tensor.into()];
             let words = words(table.elems(), out.accumulate);
-            t.launch(SPREAD_SLOTS_BACKWARD, groups(table.elems()), &args, &words);
+            by_value(t, SPREAD_SLOTS_BACKWARD, table.elems(), &args, &words);
         }
         Ok(())
     });
