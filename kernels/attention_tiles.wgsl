@@ -7,8 +7,8 @@
 //   dots   cells = A B^T for ROWS rows of A and a chunk of rows of B: a lane four rows of B, a vec4 of sums a row of A
 //   mix    out = cells X: a lane COLUMNS columns of X, which divide d
 // forward: s = dots(q, k), softmax, o = mix(s, v).   backward_q: a = dots(q, k), g = dots(dout, v), dq = mix(g', k).
-// backward_kv: a = dots(k, q), g = dots(v, dout), dv = mix(a', dout), dk = mix(g', q).
-// FLOPs forward 4 Z Nq Nk d, backward 14 Z Nq Nk d.
+// backward_kv: dv = mix(a', dout), dk = mix(g', q) of the a' and g' that backward_q left in memory: computed again they
+// would cost as much as all the rest.   FLOPs forward 4 Z Nq Nk d, backward_q 6, backward_kv 4.
 
 override LANES: u32 = 16u;
 override HAS_ENTROPY: bool = false;
@@ -32,11 +32,11 @@ struct P {
     nq: u32,
     nk: u32,
     d: u32,
-    z: u32,
+    z: u32,      // sequences `first`..z
     inner: u32,
     blocks: u32, // workgroups of a sequence
     scale: f32,
-    pad: u32,
+    first: u32,
     q: Lie,
     k: Lie,
     v: Lie,
@@ -214,7 +214,7 @@ fn mix(x: u32, x_rows: Rows, first: u32, quads: u32, base: u32, to_v: bool, to: 
 fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let index = group_index(id, groups);
-    let z = index / p.blocks;
+    let z = p.first + index / p.blocks;
     if z >= p.z {
         return;
     }
@@ -281,24 +281,39 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 
 @group(0) @binding(7) var<storage, read> saved_in: array<vec2<f32>>;
 @group(0) @binding(8) var<storage, read> delta_in: array<vec2<f32>>; // [Z Nq]: delta and the entropy's factor
+@group(0) @binding(9) var<storage, read_write> kept: array<vec2<f32>>; // backward_q: [z - first, Nq, keys()] of a', g'
+@group(0) @binding(7) var<storage, read> kept_in: array<vec2<f32>>;    // backward_kv
+
+// Keys of a row of `kept`.
+fn keys() -> u32 {
+    return (p.nk + 3u) / 4u * 4u;
+}
+
+// A quad of weights and one of the gradients of their scores.
+struct Turned {
+    a: vec4<f32>,
+    g: vec4<f32>,
+}
 
 // Of a quad's scores and the gradients of its weights: the weights and the gradients of the scores, in their places.
 // `l` is the log-sum-exp, `delta` and `factor` are row_delta's.
-fn turn(at: u32, at_grad: u32, l: vec4<f32>, delta: vec4<f32>, factor: vec4<f32>, within: vec4<bool>) {
+fn turn(at: u32, at_grad: u32, l: vec4<f32>, delta: vec4<f32>, factor: vec4<f32>, within: vec4<bool>) -> Turned {
     let alpha = select(vec4<f32>(0.0), exp(cells[at] * p.scale - l), within);
     var g = cells[at_grad];
     if HAS_ENTROPY {
         g += factor * (log(alpha + TINY) + alpha / (alpha + TINY));
     }
-    cells[at] = alpha;
-    cells[at_grad] = alpha * (g - delta) * p.scale;
+    let turned = Turned(alpha, alpha * (g - delta) * p.scale);
+    cells[at] = turned.a;
+    cells[at_grad] = turned.g;
+    return turned;
 }
 
 @compute @workgroup_size(LANES)
 fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
     let index = group_index(id, groups);
-    let z = index / p.blocks;
+    let z = p.first + index / p.blocks;
     if z >= p.z {
         return;
     }
@@ -319,8 +334,15 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
             for (var r = 0u; r < ROWS; r += 1u) {
                 let at = z * p.nq + min(row + r, p.nq - 1u);
                 let d = delta_in[at];
-                turn(j * ROWS + r, (HALF + j) * ROWS + r, vec4<f32>(saved_in[at].x), vec4<f32>(d.x),
-                     vec4<f32>(d.y), within);
+                let turned = turn(j * ROWS + r, (HALF + j) * ROWS + r, vec4<f32>(saved_in[at].x), vec4<f32>(d.x),
+                                  vec4<f32>(d.y), within);
+                if row + r < p.nq {
+                    let to = (at - p.first * p.nq) * keys() + chunk + 4u * j;
+                    kept[to] = vec2<f32>(turned.a.x, turned.g.x);
+                    kept[to + 1u] = vec2<f32>(turned.a.y, turned.g.y);
+                    kept[to + 2u] = vec2<f32>(turned.a.z, turned.g.z);
+                    kept[to + 3u] = vec2<f32>(turned.a.w, turned.g.w);
+                }
             }
         }
         workgroupBarrier();
@@ -333,7 +355,7 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
 fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
     let index = group_index(id, groups);
-    let z = index / p.blocks;
+    let z = p.first + index / p.blocks;
     if z >= p.z {
         return;
     }
@@ -346,16 +368,20 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
         let n = min(4u * HALF, p.nq - chunk);
         let quads = (n + 3u) / 4u;
         workgroupBarrier();
-        dots(K, k_rows, row, Q, q_rows, chunk, quads, 0u, lane);
-        dots(V, v_rows, row, DOUT, o_rows, chunk, quads, HALF, lane);
-        for (var j = lane; j < quads; j += LANES) {
-            let column = vec4<u32>(4u * j) + vec4<u32>(0u, 1u, 2u, 3u);
-            let at = vec4<u32>(z * p.nq) + min(vec4<u32>(chunk) + column, vec4<u32>(p.nq - 1u));
-            let l = vec4<f32>(saved_in[at.x].x, saved_in[at.y].x, saved_in[at.z].x, saved_in[at.w].x);
-            let delta = vec4<f32>(delta_in[at.x].x, delta_in[at.y].x, delta_in[at.z].x, delta_in[at.w].x);
-            let factor = vec4<f32>(delta_in[at.x].y, delta_in[at.y].y, delta_in[at.z].y, delta_in[at.w].y);
-            for (var r = 0u; r < ROWS; r += 1u) {
-                turn(j * ROWS + r, (HALF + j) * ROWS + r, l, delta, factor, column < vec4<u32>(n));
+        // A lane a row, a key.
+        for (var r = lane; r < ROWS; r += LANES) {
+            let key = min(row + r, p.nk - 1u);
+            for (var j = 0u; j < quads; j += 1u) {
+                let query = vec4<u32>(4u * j) + vec4<u32>(0u, 1u, 2u, 3u);
+                let near = vec4<u32>((z - p.first) * p.nq) + min(query + chunk, vec4<u32>(p.nq - 1u));
+                let at = near * keys() + key;
+                let a = kept_in[at.x];
+                let b = kept_in[at.y];
+                let c = kept_in[at.z];
+                let d = kept_in[at.w];
+                let within = query < vec4<u32>(n);
+                cells[j * ROWS + r] = select(vec4<f32>(0.0), vec4<f32>(a.x, b.x, c.x, d.x), within);
+                cells[(HALF + j) * ROWS + r] = select(vec4<f32>(0.0), vec4<f32>(a.y, b.y, c.y, d.y), within);
             }
         }
         workgroupBarrier();

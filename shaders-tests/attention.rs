@@ -1,8 +1,9 @@
-use crate::harness::{F32, In, check_on, gpu, targets};
+use crate::harness::{F32, In, check_on, compare, gpu, normal, targets};
 use csmoe::gpu::Target;
 use csmoe::ops::attention::{combine, dispatch, multi_head, multi_head_reference, reference};
 use csmoe::ops::reduce::scalar_reference;
 use csmoe::ops::{add, scale, sum_scaled};
+use csmoe::tensor::{ParamStore, Params, Tape};
 
 /// Every shape with this adapter's choice of kernels, every third with the others.
 fn cases(shapes: &[[usize; 4]]) -> impl Iterator<Item = (Target, [usize; 4])> {
@@ -52,6 +53,50 @@ fn multi_head_matches_reference() {
             |t, x| multi_head(t, x[0], heads),
             |x| multi_head_reference(&x[0], dims),
         );
+    }
+}
+
+/// Runs dispatch and combine on `target`: the results, entropies and gradients of all inputs, by name.
+fn routed(target: &Target, [z, s, n, d]: [usize; 4]) -> Vec<(String, Vec<f32>)> {
+    let mut t = Tape::new(target.clone(), Params::default());
+    let shapes = [("slots", [z, s, d]), ("keys", [z, n, d]), ("tokens", [z, n, d])];
+    let [slots, keys, tokens] = shapes.map(|(name, shape)| t.input_with_grad(name, shape));
+    let (inputs, entropy) = dispatch(&mut t, slots, keys, tokens, 0.7).expect("dispatch");
+    let o = combine(&mut t, keys, slots, inputs).expect("combine");
+    for (name, value) in [("o", o), ("entropy", entropy)] {
+        let value = scale(&mut t, value, 1.0).expect("scale");
+        t.output(name, value).expect("an output");
+        let seed = t.input(format!("d{name}"), value.shape());
+        t.backward_seed(value, seed);
+    }
+    t.walk_back().expect("the backward");
+    for ((name, _), leaf) in shapes.iter().zip([slots, keys, tokens]) {
+        let grad = t.grad(leaf).expect("a gradient");
+        t.output(format!("grad of {name}"), grad).expect("an output");
+    }
+    let store = ParamStore::new(gpu(), Params::default(), false).expect("no parameters");
+    let program = t.compile(gpu(), &store).expect("a program");
+    let inputs: Vec<_> = program.inputs().map(|(name, len)| (name.to_string(), len)).collect();
+    for (name, len) in inputs {
+        let seed = name.bytes().map(u64::from).sum();
+        let values: Vec<f32> = normal(seed, len).iter().map(|v| v * 0.4).collect();
+        program.write(gpu(), &name, &values).expect("write");
+    }
+    program.run(gpu()).expect("run");
+    let names: Vec<_> = program.output_names().map(str::to_string).collect();
+    names.into_iter().map(|name| (name.clone(), program.read(gpu(), &name).expect("read"))).collect()
+}
+
+#[test]
+fn fused_is_unfused() {
+    let own = gpu().target.clone();
+    for dims in MOE {
+        let [fused, twin] = [true, false].map(|fuse| routed(&Target { fuse, ..own.clone() }, dims));
+        for ((name, fused), (same, twin)) in fused.iter().zip(&twin) {
+            assert_eq!(name, same);
+            let twin: Vec<f64> = twin.iter().map(|v| f64::from(*v)).collect();
+            compare(&format!("{dims:?}: {name}"), fused, &twin, 2e-5);
+        }
     }
 }
 

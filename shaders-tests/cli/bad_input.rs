@@ -1,5 +1,6 @@
 use crate::{csmoe, fail, small_config, succeed, text};
 use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn mistakes_get_one_line() {
@@ -72,54 +73,63 @@ fn a_batch_that_does_not_fit_names_one_that_does() {
     assert!(!out.join("model.safetensors").exists());
 }
 
-/// `csmoe ARGS` where no file grows beyond 64 KiB, which a program sees as it sees a full disk: a write that fails.
-#[cfg(unix)]
-fn with_little_room(args: &[&str]) -> String {
-    let inner = csmoe(args);
-    let mut command = std::process::Command::new("bash");
-    command.args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "bash"]).arg(inner.get_program());
-    let output = command.args(inner.get_args()).output().expect("bash starts");
+/// `csmoe ARGS` with `folder` on a disk of 256 KiB: its last line, and the files it left there. None where this user may
+/// not mount one.
+#[cfg(target_os = "linux")]
+fn on_a_small_disk(folder: &Path, args: &[&str]) -> Option<(String, Vec<String>)> {
+    let unshare = |script: &str, inner: Option<&Command>| {
+        let mut command = Command::new("unshare");
+        command.args(["-rm", "bash", "-c", script, text(folder)]);
+        if let Some(inner) = inner {
+            command.arg(inner.get_program()).args(inner.get_args());
+        }
+        command.output()
+    };
+    let mount = "mount -t tmpfs -o size=256k csmoe \"$0\"";
+    if !unshare(mount, None).is_ok_and(|tried| tried.status.success()) {
+        println!("skipped: no disk can be mounted here");
+        return None;
+    }
+    let script = format!("{mount} && \"$@\" >/dev/null; status=$?; find \"$0\" -type f -printf '%f\\n'; exit $status");
+    let output = unshare(&script, Some(&csmoe(args))).expect("unshare starts");
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && !errors.contains("panicked"), "{args:?}: {errors}");
-    errors.lines().last().unwrap_or_default().to_string()
+    let files = String::from_utf8_lossy(&output.stdout).lines().map(ToString::to_string).collect();
+    Some((errors.lines().last().unwrap_or_default().to_string(), files))
 }
 
-/// Every file below a folder, hidden ones too.
-fn files(folder: &Path) -> Vec<String> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.path().is_dir() {
-            true => all.extend(files(&entry.path())),
-            false => all.push(entry.file_name().to_string_lossy().into_owned()),
-        }
-    }
-    all
-}
-
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_leaves_nothing_half_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = small_config(folder.path());
-    let run = folder.path().join("run");
-    let args = ["pretrain", "--data", "synth:8", "--tile-px", "24", "--config", text(&config), "--batch", "2"];
-    let line = with_little_room(&[&args[..], &["--steps", "2", "--out", text(&run)]].concat());
+    let (run, disk) = (folder.path().join("run"), folder.path().join("disk"));
+    std::fs::create_dir(&disk).expect("a folder");
+    let out = |name: &str| text(&disk.join(name)).to_string();
+    let pretrain = |out: &str| -> Vec<String> {
+        let args = ["pretrain", "--data", "synth:8", "--tile-px", "24", "--config", text(&config), "--batch", "2"];
+        args.iter().chain(&["--steps", "2", "--out", out]).map(ToString::to_string).collect()
+    };
+    let all = pretrain(&out("run"));
+    let args: Vec<&str> = all.iter().map(String::as_str).collect();
+    let Some((line, files)) = on_a_small_disk(&disk, &args) else { return };
     assert!(line.contains("step-000000002.safetensors") && line.contains("free space"), "{line}");
-    assert!(files(&run).iter().all(|name| !name.contains("safetensors")), "{:?}", files(&run));
+    assert!(files.iter().any(|f| f == "metrics.jsonl"), "{files:?}");
+    assert!(files.iter().all(|f| !f.contains("safetensors")), "{files:?}");
 
-    // Nothing stands in the way of trying again.
-    succeed(&["pretrain", "--resume", "--out", text(&run)]);
-    let out = folder.path().join("vectors/e.npy");
-    let embed = ["embed", "--checkpoint", text(&run), "--tile-px", "24", "--input", "synth:600", "--out", text(&out)];
-    let line = with_little_room(&embed);
-    assert!(line.contains("e.npy") && line.contains("free space"), "{line}");
-    assert!(files(&folder.path().join("vectors")).is_empty());
+    let all = pretrain(text(&run));
+    succeed(&all.iter().map(String::as_str).collect::<Vec<_>>());
+    let e = out("e.npy");
+    let embed = ["embed", "--checkpoint", text(&run), "--tile-px", "24", "--input", "synth:3000", "--out", &e];
+    let (line, files) = on_a_small_disk(&disk, &embed).expect("as before");
+    assert!(line.contains("e.npy") && line.contains("free space") && files.is_empty(), "{line} {files:?}");
 
     if cfg!(feature = "gdal") {
-        let archive = folder.path().join("archive");
-        let line = with_little_room(&["synth", "--pairs", "1", "--tile-px", "240", "--out", text(&archive)]);
-        assert!(line.contains(".tif") && line.contains("free space"), "{line}");
-        assert!(files(&archive).iter().all(|name| !name.ends_with(".part")), "{:?}", files(&archive));
+        let archive = out("archive");
+        let synth = ["synth", "--pairs", "40", "--tile-px", "24", "--out", &archive];
+        let (line, files) = on_a_small_disk(&disk, &synth).expect("as before");
+        assert!(line.contains("free space"), "{line}");
+        assert!(files.iter().all(|f| !f.starts_with('.') && f != "labels.csv"), "{files:?}");
     }
 }
 
@@ -127,7 +137,7 @@ fn a_full_disk_leaves_nothing_half_written() {
 #[test]
 fn a_reader_that_goes_away_is_no_panic() {
     let inner = csmoe(&["summary", "--preset", "csmoe-16"]);
-    let mut command = std::process::Command::new("bash");
+    let mut command = Command::new("bash");
     command.args(["-c", "\"$@\" | true", "bash"]).arg(inner.get_program()).args(inner.get_args());
     let output = command.output().expect("bash starts");
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));

@@ -122,6 +122,7 @@ pub fn run(args: PretrainArgs) -> Result<()> {
             "data" => measure(&source, &mut resolved)?,
             "auto" => {
                 if let Some(own) = crate::data::own_statistics(&resolved.train.data)? {
+                    eprintln!("csmoe: normalised with the store's own statistics");
                     resolved.model.sensors = own;
                 }
             }

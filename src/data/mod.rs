@@ -155,6 +155,9 @@ pub struct Report {
     pub dropped: BTreeMap<String, usize>,
     /// Band names found, by sensor.
     pub bands: BTreeMap<Sensor, Vec<String>>,
+    /// Type of the stored numbers, by sensor, where there are files.
+    #[serde(default)]
+    pub dtype: BTreeMap<Sensor, String>,
     /// Names of the scene classes, by label.
     pub classes: Vec<String>,
     /// What was decided on the way: units, band layout, preferred products.

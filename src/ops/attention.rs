@@ -23,6 +23,8 @@ const TILES_BACKWARD_KV: Kernel = Kernel::new("attention_tiles", "backward_kv").
 const TILE_ROWS: usize = 32;
 const TILE_KEYS: usize = 224;
 const TILE_KEYS_BACKWARD: usize = 128;
+/// Elements the tiled backward keeps of its scores at a time: 64 MiB.
+const KEPT: usize = 16 << 20;
 
 /// How the rows of all sequences lie in a tensor: sequence `z` starts at `base + z / inner * outer + z % inner *
 /// inner_stride`, and its rows are `row` elements apart.
@@ -74,6 +76,9 @@ struct Attend {
     v: Side,
     o: Side,
     tiles: bool,
+    /// The sequences of a launch of the tiled kernels.
+    first: usize,
+    end: usize,
 }
 
 impl Attend {
@@ -91,10 +96,11 @@ impl Attend {
         } else {
             n.div_ceil(blocks)
         };
-        let mut words = words![nq, nk, d, z, inner, blocks, scale, flags].to_vec();
+        let (end, last) = if self.tiles { (self.end, self.first as u32) } else { (z, flags) };
+        let mut words = words![nq, nk, d, end, inner, blocks, scale, last].to_vec();
         words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
         let kernel = kernel.rows(rows as u32);
-        let groups = (z * blocks) as u64;
+        let groups = ((end - self.first) * blocks) as u64;
         if !self.tiles {
             return t.launch(kernel, groups, args, &words).constant("LANES", lanes);
         }
@@ -127,8 +133,9 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     let tiles = t.target.tiles
         && d % 4 == 0
         && [q, k, v, o].iter().all(|s| fours(s.1))
-        && (entropy.is_none() || nk <= TILE_KEYS);
-    let this = Attend { size, q, k, v, o, tiles };
+        && (entropy.is_none() || nk <= TILE_KEYS)
+        && nq * nk <= KEPT / 4;
+    let this = Attend { size, q, k, v, o, tiles, first: 0, end: z };
     let pairs = z as f64 * nq as f64 * nk as f64 * d as f64;
     // What the backward needs of a row: the log-sum-exp and the entropy's slope; tiled kernels keep them together.
     let lse = t.saved([z * nq, if tiles { 2 } else { 1 }]);
@@ -161,29 +168,13 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         }
         let has_entropy = u32::from(dentropy.is_some());
         let mut flags = has_entropy * HAS_ENTROPY;
-        let same_qk = q.0 == k.0;
         let dq = t.grad_out(q.0);
-        let back = |t: &mut Tape, [tiled, plain]: [Kernel; 2], n: usize, flags: u32, out: [Tensor; 2], flops: f64| {
-            let mut args = this.sides().to_vec();
-            args.push(dout.into());
-            if this.tiles {
-                args.extend([out[0], out[1], lse, delta].map(Arg::from));
-                this.launch(t, tiled, n, &args, flags).constant("HAS_ENTROPY", has_entropy).flops(flops);
-            } else {
-                args.extend([lse, delta, out[0]].map(Arg::from));
-                if plain == BACKWARD_KV {
-                    args.push(out[1].into());
-                }
-                this.launch(t, plain, n, &args, flags).flops(flops);
-            }
-        };
         if let Some(dq) = dq {
-            let add = if dq.accumulate { ADD_Q } else { 0 };
-            back(t, [TILES_BACKWARD_Q, BACKWARD_Q], nq, flags | add, [dq.tensor; 2], 6.0 * pairs);
+            flags |= if dq.accumulate { ADD_Q } else { 0 };
         }
         // In multi-head attention q, k and v are parts of one tensor: its gradient is one buffer, whose parts are
         // each written once.
-        let (dk, dv) = if same_qk {
+        let (dk, dv) = if q.0 == k.0 {
             (dq, dq)
         } else if k.0 == v.0 {
             flags |= SAME_KV;
@@ -192,9 +183,41 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         } else {
             (t.grad_out(k.0), t.grad_out(v.0))
         };
-        if let (Some(dk), Some(dv)) = (dk, dv) {
+        let dkv = dk.zip(dv);
+        if let Some((dk, dv)) = dkv {
             flags |= if dk.accumulate { ADD_K } else { 0 } | if dv.accumulate { ADD_V } else { 0 };
-            back(t, [TILES_BACKWARD_KV, BACKWARD_KV], nk, flags, [dk.tensor, dv.tensor], 8.0 * pairs);
+        }
+        let mut sides = this.sides().to_vec();
+        sides.push(dout.into());
+        if !tiles {
+            sides.extend([lse, delta].map(Arg::from));
+            if let Some(dq) = dq {
+                let args = [&sides[..], &[dq.tensor.into()]].concat();
+                this.launch(t, BACKWARD_Q, nq, &args, flags).flops(6.0 * pairs);
+            }
+            if let Some((dk, dv)) = dkv {
+                let args = [&sides[..], &[dk.tensor.into(), dv.tensor.into()]].concat();
+                this.launch(t, BACKWARD_KV, nk, &args, flags).flops(8.0 * pairs);
+            }
+            return Ok(());
+        }
+        if dq.is_none() && dkv.is_none() {
+            return Ok(());
+        }
+        // What the launch for q knows of the scores is kept for that for k and v, for as many sequences as fit.
+        let dq = dq.map_or_else(|| t.saved(q.0.shape()), |dq| dq.tensor);
+        let each = nq * nk.next_multiple_of(4) * 2;
+        let step = (KEPT.min(t.target.max_binding as usize / 4) / each).clamp(1, z);
+        let kept = t.saved([step * each]);
+        for first in (0..z).step_by(step) {
+            let this = Attend { first, end: (first + step).min(z), ..this };
+            let pairs = pairs * (this.end - first) as f64 / z as f64;
+            let args = [&sides[..], &[dq, dq, lse, delta, kept].map(Arg::from)].concat();
+            this.launch(t, TILES_BACKWARD_Q, nq, &args, flags).constant("HAS_ENTROPY", has_entropy).flops(6.0 * pairs);
+            if let Some((dk, dv)) = dkv {
+                let args = [&sides[..], &[dk.tensor, dv.tensor, kept].map(Arg::from)].concat();
+                this.launch(t, TILES_BACKWARD_KV, nk, &args, flags).flops(4.0 * pairs);
+            }
         }
         Ok(())
     });

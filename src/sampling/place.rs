@@ -27,6 +27,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_footprint_is_the_real_tiles_geotransform() {
+        // rasterio on B02 of tile 0U_199R of Core-S2L2A: EPSG:32633, origin (819627.364339148, 10340), 1068 pixels of 10 m.
+        let footprint = Cell::parse("0U_199R").unwrap().footprint();
+        assert_eq!(footprint.zone.epsg(), 32_633);
+        assert!((footprint.left - 819_627.364_339_148).abs() < 1e-3, "{}", footprint.left);
+        assert!((footprint.bottom + 10_680.0 - 10_340.0).abs() < 1e-3, "{}", footprint.bottom);
+    }
+
+    #[test]
     fn places_find_their_cells() {
         // A cell's centre lies inside it.
         for name in ["454U_120R", "455U_119R", "0U_199R", "100D_249L"] {

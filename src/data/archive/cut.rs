@@ -62,11 +62,11 @@ struct Plane<'a> {
 pub fn cut(scene: &Scene, px: usize, all: bool) -> Result<Cut> {
     let wanted = wanted(scene)?;
     // The optical grid rules where there is one: it is the finest of its sensor, and never resampled.
-    let ruler = *wanted
-        .iter()
-        .filter(|b| Sensor::S2.bands().contains(&&*b.name))
-        .max_by_key(|b| b.width)
-        .unwrap_or(wanted.iter().max_by_key(|b| b.width).ok_or_else(|| missing(scene, &["VV", "VH", "B02"]))?);
+    let optical = wanted.iter().filter(|b| Sensor::S2.bands().contains(&&*b.name)).max_by_key(|b| b.width);
+    let finest = optical.or(wanted.iter().max_by_key(|b| b.width));
+    let ruler = finest.ok_or_else(|| missing(scene, &["VV", "VH", "B02"]))?;
+    let ten = if optical.is_none() { ten_metres(ruler) } else { None };
+    let ruler = ten.as_ref().unwrap_or(ruler);
     let mut notes = vec![];
     let planes = wanted.iter().map(|band| plane(band, ruler, &mut notes)).collect::<Result<Vec<_>>>()?;
     if scene.mask.as_ref().is_some_and(|mask| mask.len() != ruler.width * ruler.height) {
@@ -135,6 +135,17 @@ pub fn cut(scene: &Scene, px: usize, all: bool) -> Result<Cut> {
     };
     let places: Vec<(usize, usize)> = (0..shape.0).flat_map(|row| (0..shape.1).map(move |col| (row, col))).collect();
     Ok(Cut { shape, patches: places.into_iter().map(one).collect(), notes })
+}
+
+/// The 10 m grid over radar alone that is finer than that (some Major TOM tiles are at 7.5 m).
+fn ten_metres(band: &Band) -> Option<Band> {
+    let geo = band.geo.as_ref().filter(|geo| geo.transform[1] < 9.99 && geo.crs.starts_with("EPSG:32"))?;
+    let side = |low: usize| ((geo.bounds[low + 2] - geo.bounds[low]) / 10.0).round() as usize;
+    let (width, height) = (side(0), side(1));
+    let transform = [geo.bounds[0], 10.0, 0.0, geo.bounds[3], 0.0, -10.0];
+    let geo = Some(Geo::new(transform, geo.crs.clone(), width, height));
+    let (name, dtype, from) = (band.name.clone(), band.dtype.clone(), band.from.clone());
+    Some(Band { name, dtype, values: vec![], width, height, geo, from })
 }
 
 /// Linear backscatter in decibels.

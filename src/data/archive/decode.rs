@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use gdal::raster::GdalDataType;
 use gdal::vsi::{create_mem_file, unlink_mem_file};
 
-use super::super::geotiff::raster::{georeference, open, unreadable};
+use super::super::geotiff::raster::{dtype_name, georeference, open, unreadable};
 use super::super::geotiff::write::in_memory;
 use super::super::{Error, Geo, Result};
 use super::Band;
 
-/// Sides beyond this are no tile of any archive read whole, but a header that lies.
-const LARGEST: usize = 16_384;
+/// Sides beyond this are no tile of any archive read whole, but a header that lies: at most 64 MiB are made room for.
+const LARGEST: usize = 4096;
 
 /// Decodes band 1 of a GeoTIFF file. `zero_is_missing`: Sentinel-2's mark of a missing pixel, which no tag tells.
 pub fn file(path: &Path, name: &str, zero_is_missing: bool) -> Result<Band> {
@@ -20,6 +19,10 @@ pub fn file(path: &Path, name: &str, zero_is_missing: bool) -> Result<Band> {
 
 /// The same from a GeoTIFF's bytes; `from` names their place in errors.
 pub fn bytes(data: Vec<u8>, name: &str, zero_is_missing: bool, from: &str) -> Result<Band> {
+    if data.is_empty() {
+        // GDAL would free memory that nobody took.
+        return Err(Error::new(from, "0 bytes, a GeoTIFF is expected", "fetch the file again"));
+    }
     let path = in_memory();
     let failed = |e| unreadable(Path::new(from), e);
     create_mem_file(&path, data).map_err(failed)?;
@@ -37,18 +40,9 @@ fn band(path: &Path, name: &str, zero_is_missing: bool, from: &str) -> Result<Ba
     }
     let failed = |e| unreadable(path, e);
     let raster = dataset.rasterband(1).map_err(failed)?;
-    let dtype = match raster.band_type() {
-        GdalDataType::UInt8 => "uint8",
-        GdalDataType::UInt16 => "uint16",
-        GdalDataType::Int16 => "int16",
-        GdalDataType::UInt32 => "uint32",
-        GdalDataType::Int32 => "int32",
-        GdalDataType::Float32 => "float32",
-        GdalDataType::Float64 => "float64",
-        other => {
-            let problem = format!("numbers of type {other:?}, real ones of at most 64 bits are expected");
-            return Err(Error::new(from, problem, "convert the file with gdal_translate -ot Float32"));
-        }
+    let Some(dtype) = dtype_name(raster.band_type()) else {
+        let problem = format!("numbers of type {:?}, real ones of at most 64 bits are expected", raster.band_type());
+        return Err(Error::new(from, problem, "convert the file with gdal_translate -ot Float32"));
     };
     let nodata = raster.no_data_value().map(|x| x as f32);
     let mut values =
@@ -61,4 +55,59 @@ fn band(path: &Path, name: &str, zero_is_missing: bool, from: &str) -> Result<Ba
     let (transform, crs) = georeference(&dataset);
     let geo = transform.map(|t| Geo::new(t, crs, width, height));
     Ok(Band { name: name.into(), dtype: dtype.into(), values, width, height, geo, from: from.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::geotiff::write::geotiff_bytes;
+    use super::*;
+    use crate::data::random::Stream;
+
+    fn tiff(px: usize) -> Vec<u8> {
+        let geo = Geo::new([600_000.0, 10.0, 0.0, 5e6, 0.0, -10.0], "EPSG:32633", px, px);
+        geotiff_bytes(px, &(0..px * px).map(|i| i as u16).collect::<Vec<_>>(), &geo, None).unwrap()
+    }
+
+    #[test]
+    fn bytes_are_decoded_where_they_lie() {
+        let band = bytes(tiff(24), "B02", true, "part: row group 3").unwrap();
+        assert_eq!((band.width, band.dtype.as_str(), band.values[25]), (24, "uint16", 25.0));
+        assert!(band.values[0].is_nan(), "0 is missing");
+        assert_eq!(band.geo.unwrap().crs, "EPSG:32633");
+    }
+
+    #[test]
+    fn no_bytes_are_an_error() {
+        let message = bytes(vec![], "B02", true, "part: row group 3").unwrap_err().to_string();
+        assert!(message.starts_with("part: row group 3: 0 bytes"), "{message}");
+    }
+
+    #[test]
+    fn ruined_bytes_name_their_place() {
+        let whole = tiff(24);
+        let mut stream = Stream::new(5, &[]);
+        let mut failed = 0;
+        for round in 0..3000 {
+            let mut ruin = whole.clone();
+            if round % 10 == 0 {
+                ruin.truncate(stream.below(whole.len()));
+            }
+            for _ in 0..1 + stream.below(6) {
+                // Most of the header's words lie in the first 300 bytes or at the end.
+                let at = if stream.below(2) == 0 { stream.below(ruin.len().max(1)) } else { stream.below(300) };
+                if let Some(byte) = ruin.get_mut(at) {
+                    *byte = stream.bits() as u8;
+                }
+            }
+            match bytes(ruin, "B02", true, "part: row group 3") {
+                Ok(band) => assert!(band.values.len() == band.width * band.height && band.width <= LARGEST),
+                Err(e) => {
+                    failed += 1;
+                    let message = e.to_string();
+                    assert!(message.contains("part: row group 3") && !message.contains('\n'), "{message}");
+                }
+            }
+        }
+        assert!(failed > 300, "{failed}");
+    }
 }

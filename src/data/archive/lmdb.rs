@@ -11,7 +11,8 @@ const BRANCH: u16 = 1;
 const LEAF: u16 = 2;
 const OVERFLOW: u16 = 4;
 const META: u16 = 8;
-/// Deeper than any tree of 2^48 bytes.
+
+/// LMDB's own limit.
 const DEEPEST: usize = 32;
 
 /// A key and the bytes of its value in the file.
@@ -27,7 +28,7 @@ pub fn entries(file: &[u8], name: &str) -> Result<Vec<Entry>> {
     let root = tree.root()?;
     let mut found = vec![];
     if root != u64::MAX {
-        tree.walk(root, 0, &mut found)?;
+        tree.walk(root, 0, &mut 0, &mut found)?;
     }
     Ok(found)
 }
@@ -83,7 +84,7 @@ impl Tree<'_> {
         newest.map(|(_, root)| root).ok_or_else(|| damaged(self.name, 0, "no meta page"))
     }
 
-    fn walk(&self, page: u64, depth: usize, found: &mut Vec<Entry>) -> Result<()> {
+    fn walk(&self, page: u64, depth: usize, visited: &mut usize, found: &mut Vec<Entry>) -> Result<()> {
         let start = usize::try_from(page).ok().and_then(|p| p.checked_mul(self.page)).unwrap_or(usize::MAX);
         let wrong = |what: &str| damaged(self.name, start, what);
         let bytes = start.checked_add(self.page).and_then(|end| self.file.get(start..end));
@@ -93,8 +94,9 @@ impl Tree<'_> {
         if depth > DEEPEST || flags & (BRANCH | LEAF) == 0 || keys > self.page / 2 {
             return Err(wrong("a page that is none of a tree"));
         }
-        // Every entry takes a page's share of the file: more of them than that is a circle.
-        if found.len() > self.file.len() / 16 {
+        // A tree visits each page once.
+        *visited += 1;
+        if *visited > self.file.len() / self.page {
             return Err(wrong("a circle of pages"));
         }
         for k in 0..keys {
@@ -104,7 +106,7 @@ impl Tree<'_> {
             let (low, high, flags_or_high, length) = (field(0)?, field(1)?, field(2)?, field(3)? as usize);
             let size = u64::from(low) | u64::from(high) << 16;
             if flags & BRANCH != 0 {
-                self.walk(size | u64::from(flags_or_high) << 32, depth + 1, found)?;
+                self.walk(size | u64::from(flags_or_high) << 32, depth + 1, visited, found)?;
                 continue;
             }
             let key = bytes.get(node + 8..node + 8 + length).ok_or_else(|| wrong("a key outside its page"))?;
@@ -117,7 +119,11 @@ impl Tree<'_> {
             };
             let end = at.checked_add(size as usize).filter(|end| *end <= self.file.len());
             let end = end.ok_or_else(|| wrong("a value outside the file"))?;
-            found.push(Entry { key: String::from_utf8_lossy(key).into_owned(), value: at..end });
+            let key = std::str::from_utf8(key).map_err(|_| wrong("a key that is no text"))?;
+            if found.last().is_some_and(|last| last.key.as_str() >= key) {
+                return Err(wrong("keys out of order"));
+            }
+            found.push(Entry { key: key.into(), value: at..end });
         }
         Ok(())
     }

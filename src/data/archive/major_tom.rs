@@ -2,10 +2,11 @@
 //! which is a complete GeoTIFF in a column of its own.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::ByteArray;
@@ -15,12 +16,14 @@ use super::super::geotiff::find::band_name;
 use super::super::table::{Column, Table};
 use super::super::{DEFAULT_TILE_PX, Error, Result, Sensor};
 use super::unpacked::together;
-use super::{About, ArchiveOptions, BoaOffset, Reader, Scene, TILE_PX, decode};
+use super::{About, ArchiveOptions, Reader, Scene, TILE_PX, decode};
 
 /// One row of a `metadata.parquet`.
 struct Product {
-    id: String,
-    file: PathBuf,
+    /// To be subtracted: all that its name is needed for.
+    offset: f32,
+    /// Shared by the 500 products in it.
+    file: Arc<Path>,
     group: usize,
 }
 
@@ -28,7 +31,6 @@ struct Product {
 pub struct MajorTom {
     about: About,
     cells: Vec<(String, BTreeMap<Sensor, Product>)>,
-    boa: BoaOffset,
 }
 
 impl MajorTom {
@@ -76,7 +78,7 @@ impl MajorTom {
             let place = |p: &BTreeMap<Sensor, Product>| p.values().next_back().map(|p| (p.file.clone(), p.group));
             (place(x), a).cmp(&(place(y), b))
         });
-        Ok(Some(Self { about, cells, boa: options.boa_offset }))
+        Ok(Some(Self { about, cells }))
     }
 }
 
@@ -92,6 +94,7 @@ fn read_metadata(
     let names = ["grid_cell", "product_id", "parquet_url", "parquet_row"];
     let columns = names.iter().map(|n| table.require(n)).collect::<anyhow::Result<Vec<_>>>().map_err(wrong)?;
     let mut twice = 0;
+    let mut files = HashMap::<String, Arc<Path>>::new();
     let mut damage = None;
     table
         .read(&columns, &mut |batch| {
@@ -115,7 +118,9 @@ fn read_metadata(
                     ));
                     anyhow::bail!("damaged");
                 };
-                let product = Product { id: batch.columns[1].text(row), file: folder.join(inside), group };
+                let file = files.entry(url).or_insert_with(|| folder.join(inside).into()).clone();
+                let offset = options.boa_offset.of(&batch.columns[1].text(row));
+                let product = Product { offset, file, group };
                 twice += usize::from(!each(cell, product));
             }
             Ok(())
@@ -224,7 +229,7 @@ impl Reader for MajorTom {
                 scene.bands.push(decode::bytes(tiff.data().to_vec(), &name, *sensor == Sensor::S2, &from)?);
             }
             if *sensor == Sensor::S2 {
-                scene.offset = self.boa.of(&product.id);
+                scene.offset = product.offset;
             }
             if !scene.bands.iter().any(|b| sensor.bands().contains(&b.name.as_str())) {
                 let place = format!("{}: row group {}", product.file.display(), product.group);

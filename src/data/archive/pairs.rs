@@ -1,5 +1,7 @@
 //! Archives whose tiles are patches already: GeoTIFFs of every layout, class folders, the procedural archive, a store.
 
+use std::collections::BTreeMap;
+
 use super::super::{Error, ImageSource, OpenOptions, PairSource, Report, Result, Sensor, open_images, open_with};
 use super::cut::{S1_MISSING, S1_NOT_POSITIVE, S2_MISSING};
 use super::{About, ArchiveOptions, Band, Reader, Scene};
@@ -13,6 +15,7 @@ enum Source {
 pub struct Ready {
     about: About,
     source: Source,
+    dtype: BTreeMap<Sensor, String>,
 }
 
 impl Ready {
@@ -32,7 +35,7 @@ impl Ready {
             Source::Pairs(pairs) => (pairs.describe(), vec![Sensor::S1, Sensor::S2]),
             Source::Images(images) => (images.describe(), vec![images.sensor()]),
         };
-        let Report { name, tile_px, classes, dropped, notes, .. } = report.clone();
+        let Report { name, tile_px, classes, dropped, notes, dtype, .. } = report.clone();
         let format = if spec.starts_with("synth:") { "procedural" } else { "GeoTIFF" };
         let is_patch = |reason: &String| [S1_MISSING, S1_NOT_POSITIVE, S2_MISSING].contains(&reason.as_str());
         let (patches, left_out) = dropped.into_iter().partition(|(reason, _)| is_patch(reason));
@@ -47,7 +50,7 @@ impl Ready {
             left_out,
             notes,
         };
-        Ok(Self { about, source })
+        Ok(Self { about, source, dtype })
     }
 }
 
@@ -85,7 +88,7 @@ impl Reader for Ready {
         let bands = sensors.iter().flat_map(|(sensor, pixels)| {
             sensor.bands().iter().zip(pixels.chunks_exact(px * px)).map(|(name, values)| Band {
                 name: name.to_string(),
-                dtype: "float32".into(),
+                dtype: self.dtype.get(sensor).cloned().unwrap_or_else(|| "float32".into()),
                 values: values.to_vec(),
                 width: px,
                 height: px,

@@ -122,6 +122,11 @@ fn finer_radar_is_resampled_and_other_grids_refused() {
     let result = cut(&made(48, |_| 0.01, 0.0), 16, false).unwrap();
     assert!(result.notes.iter().any(|n| n.contains("finer grid")));
     assert!(result.patches.len() == 4 && result.patches[3].s1.iter().all(|db| (db + 20.0).abs() < 1e-4));
+    // A radar archive alone comes on the 10 m grid too; each of its pixels is 320 / 48 m.
+    let mut alone = made(48, |_| 0.01, 0.0);
+    alone.bands.truncate(2);
+    let alone = cut(&alone, 16, false).unwrap();
+    assert_eq!((alone.shape, alone.patches[3].s1.len(), alone.patches[3].s2.len()), ((2, 2), 512, 0));
     let message = cut(&made(32, |_| 0.01, 10.0), 16, false).unwrap_err().to_string();
     assert!(message.contains("geotransform"), "{message}");
     let zero = cut(&made(32, |i| if i == 0 { 0.0 } else { 0.01 }, 0.0), 16, false).unwrap();

@@ -182,6 +182,7 @@ impl Archive {
         let mut notes = BTreeMap::<String, usize>::new();
         for (sensor, raster) in scenes.iter().flat_map(Scene::sensors) {
             report.bands.entry(sensor).or_insert_with(|| sensor.bands().iter().map(|b| b.to_string()).collect());
+            report.dtype.entry(sensor).or_insert_with(|| raster.dtype.into());
             let unit = match raster.unit {
                 Unit::Linear => Some("S1 linear, converted to decibels"),
                 Unit::Reflectance => Some("S2 reflectance, multiplied by 10000"),

@@ -8,7 +8,7 @@ use std::sync::Once;
 use std::time::SystemTime;
 
 use gdal::errors::GdalError;
-use gdal::raster::ResampleAlg;
+use gdal::raster::{GdalDataType, ResampleAlg};
 use gdal::spatial_ref::SpatialRef;
 use gdal::{Dataset, DatasetOptions, GdalOpenFlags, Metadata};
 
@@ -41,6 +41,8 @@ pub struct Raster {
     pub note: Option<String>,
     /// Unit of the stored numbers.
     pub unit: Unit,
+    /// Their type.
+    pub dtype: &'static str,
 }
 
 struct Band {
@@ -77,6 +79,20 @@ impl Unit {
             Unit::Reflectance => pixels.iter_mut().for_each(|x| *x *= 10_000.0),
         }
     }
+}
+
+/// A type of real numbers as NumPy calls it; None for others.
+pub fn dtype_name(dtype: GdalDataType) -> Option<&'static str> {
+    Some(match dtype {
+        GdalDataType::UInt8 => "uint8",
+        GdalDataType::UInt16 => "uint16",
+        GdalDataType::Int16 => "int16",
+        GdalDataType::UInt32 => "uint32",
+        GdalDataType::Int32 => "int32",
+        GdalDataType::Float32 => "float32",
+        GdalDataType::Float64 => "float64",
+        _ => return None,
+    })
 }
 
 /// GDAL's own message as one line of ours.
@@ -203,6 +219,7 @@ impl Raster {
         let (width, height) = open_files[finest].raster_size();
         let (transform, crs) = georeference(&open_files[finest]);
         let mut bands = vec![];
+        let mut dtype = "";
         for (file, index) in at {
             let (w, h) = open_files[file].raster_size();
             let factor = width.checked_div(w).unwrap_or(0);
@@ -218,6 +235,7 @@ impl Raster {
                 return Err(Error::new(path(file).display(), problem, "bands of one scene must share their corners"));
             }
             let band = open_files[file].rasterband(index).map_err(|e| unreadable(path(file), e))?;
+            dtype = dtype_name(band.band_type()).unwrap_or_default();
             bands.push(Band {
                 file,
                 index,
@@ -228,7 +246,7 @@ impl Raster {
             });
         }
         let files = scene.files.iter().map(|(_, path)| path.clone()).collect();
-        Ok(Self { files, bands, width, height, transform, crs, note, unit: Unit::AsStored })
+        Ok(Self { files, bands, width, height, transform, crs, note, unit: Unit::AsStored, dtype })
     }
 
     /// The first file: what errors name.

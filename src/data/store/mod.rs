@@ -148,6 +148,7 @@ impl Store {
             tile_px: plan.tile_px,
             dropped: index.dropped.clone(),
             bands: plan.sensors.iter().map(own).collect(),
+            dtype: BTreeMap::new(),
             classes: plan.classes.clone(),
             notes: index.left_out.iter().chain(&index.notes).map(counted).collect(),
         };

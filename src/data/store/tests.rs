@@ -171,6 +171,45 @@ fn unreadable_scenes_stop_or_are_counted() {
     assert_eq!(Store::open(dir.path()).unwrap().pair(1).unwrap(), Synth::new(10, 42, 16).pair(2).unwrap());
 }
 
+/// Scenes without a single valid pixel, or of the wrong size.
+struct Spoilt(Box<dyn Reader>, fn(&mut Scene));
+impl Reader for Spoilt {
+    fn about(&self) -> &About {
+        self.0.about()
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn id(&self, index: usize) -> String {
+        self.0.id(index)
+    }
+    fn scene(&self, index: usize) -> Result<Scene> {
+        let mut scene = self.0.scene(index)?;
+        self.1(&mut scene);
+        Ok(scene)
+    }
+}
+
+#[test]
+fn spoilt_scenes_are_dropped_or_refused() {
+    let options = ArchiveOptions { tile_px: Some(16), ..Default::default() };
+    let run = |spoil: fn(&mut Scene)| {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = Spoilt(open("synth:4", &options).unwrap(), spoil);
+        let job = Job { reader: &reader, options: &options, out: dir.path(), on_error: OnError::Stop, share: (0, 1) };
+        job.run(&Quiet).map(|outcome| (outcome, Store::open(dir.path()).err().map(|e| e.to_string())))
+    };
+    let (outcome, opened) = run(|scene| scene.bands.iter_mut().for_each(|b| b.values.fill(f32::NAN))).unwrap();
+    assert_eq!((outcome.pairs, &outcome.dropped), (0, &BTreeMap::from([("S1 has missing pixels".into(), 4)])));
+    assert!(opened.unwrap().contains("no whole patch: 4 x S1 has missing pixels"));
+    let (outcome, _) = run(|scene| scene.bands[7].values[3] = f32::INFINITY).unwrap();
+    assert_eq!(outcome.dropped, BTreeMap::from([("S2 has missing pixels".into(), 4)]));
+    let message = run(|scene| scene.bands[0].width = 15).unwrap_err().to_string();
+    assert!(message.contains("256 values for 15 x 16 pixels"), "{message}");
+    let message = run(|scene| drop(scene.bands.remove(0))).unwrap_err().to_string();
+    assert!(message.contains("bands VV missing"), "{message}");
+}
+
 #[test]
 fn a_million_patches_open_at_once() {
     let dir = tempfile::tempdir().unwrap();

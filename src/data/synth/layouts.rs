@@ -16,7 +16,7 @@ use super::super::archive::big_earth_net::CLASSES as BEN_CLASSES;
 use super::super::export::write_atomic;
 use super::super::geotiff::write::{geotiff, geotiff_bytes};
 use super::super::{Error, Geo, Pair, PairSource, Result, S1_BANDS, S2_BANDS};
-use super::{CLASSES, Synth};
+use super::Synth;
 
 /// A cell of Major TOM's grid.
 #[derive(Debug, Clone, PartialEq)]
@@ -275,6 +275,7 @@ fn write_row<W: Write + Send>(
 impl Synth {
     /// Writes one HDF5 file a pair, and the parts, labels and statistics as JSON. `done` hears of every pair.
     pub fn write_geo_bench(&self, folder: &Path, done: impl Fn(usize) + Sync) -> Result<()> {
+        use super::CLASSES;
         use hdf5_metno as hdf5;
         const NAMES: [&str; 12] = [
             "06 - VV.LEE Filtered",

@@ -37,6 +37,7 @@ impl Synth {
             tile_px: px,
             dropped: BTreeMap::new(),
             bands: bands.into(),
+            dtype: BTreeMap::new(),
             classes: CLASSES.iter().map(|c| c.to_string()).collect(),
             notes: vec!["procedural, not observed".into()],
         };
