@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use crate::sampling::manifest;
-use crate::sampling::pictures::{Request, draw};
+use crate::sampling::pictures::{Land, Request, draw};
 #[cfg(feature = "gdal")]
 use crate::sampling::raster::Mosaic;
 use crate::sampling::sample::random_like;
@@ -63,9 +63,9 @@ pub fn run(args: StatsArgs) -> Result<()> {
             eprintln!("note: {} is not there: fitness.svg is not drawn", manifest.display());
         }
         #[cfg(feature = "gdal")]
-        let land = args.climate.as_deref().map(|path| Mosaic::open(path)?.land()).transpose()?;
+        let land: Option<Land> = args.climate.as_deref().map(|path| Mosaic::open(path)?.land()).transpose()?;
         #[cfg(not(feature = "gdal"))]
-        let land = None;
+        let land: Option<Land> = None;
         let request = Request {
             cells: &cells,
             strata: &strata,

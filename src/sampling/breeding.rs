@@ -20,6 +20,7 @@ pub struct Breeder {
     crossover: f64,
     one: Vec<u32>,
     two: Vec<u32>,
+    spare: Vec<u32>,
 }
 
 impl Breeder {
@@ -32,8 +33,8 @@ impl Breeder {
         };
         let rate = params.mutation.rate(wanted, total);
         let gap = (rate > 0.0).then(|| 1.0 / (-rate).ln_1p());
-        let (one, two) = (Vec::new(), Vec::new());
-        Breeder { rng, total: total as u32, wanted, least, most, gap, crossover: params.crossover, one, two }
+        let [one, two, spare] = [const { Vec::new() }; 3];
+        Breeder { rng, total: total as u32, wanted, least, most, gap, crossover: params.crossover, one, two, spare }
     }
 
     /// The most points a candidate can have.
@@ -87,25 +88,32 @@ impl Breeder {
         if score[b] > score[a] { b } else { a }
     }
 
-    /// Flips each point with probability r_m; the gaps between flips are geometric.
+    /// Flips each point with probability r_m; the gaps between flips are geometric, so that they come in order.
     fn mutate(&mut self, genes: &mut Vec<u32>) {
         let Some(gap) = self.gap else { return };
+        self.spare.clear();
+        let mut from = 0;
         let mut at = (self.rng.unit().ln() * gap).floor();
         while at < f64::from(self.total) {
             let gene = at as u32;
-            match genes.binary_search(&gene) {
-                Ok(i) => drop(genes.remove(i)),
-                Err(i) => genes.insert(i, gene),
+            let i = from + genes[from..].partition_point(|&g| g < gene);
+            self.spare.extend_from_slice(&genes[from..i]);
+            if genes.get(i) == Some(&gene) {
+                from = i + 1;
+            } else {
+                self.spare.push(gene);
+                from = i;
             }
             at += 1.0 + (self.rng.unit().ln() * gap).floor();
         }
+        self.spare.extend_from_slice(&genes[from..]);
+        std::mem::swap(genes, &mut self.spare);
     }
 
     /// Prunes or adds at random: to the nearest allowed count where the candidate left what is allowed.
     fn repair(&mut self, genes: &mut Vec<u32>) {
-        while genes.len() > self.most {
-            let i = self.rng.below(genes.len() as u32) as usize;
-            genes.remove(i);
+        if genes.len() > self.most {
+            self.prune(genes);
         }
         while genes.len() < self.least {
             let gene = self.rng.below(self.total);
@@ -113,6 +121,27 @@ impl Breeder {
                 genes.insert(i, gene);
             }
         }
+    }
+
+    /// Takes away as many as are too many, each at random among those that are left, and closes all gaps at once.
+    fn prune(&mut self, genes: &mut Vec<u32>) {
+        let gone = &mut self.spare;
+        gone.clear();
+        for left in (self.most + 1..=genes.len()).rev() {
+            // The place among those left, then among all.
+            let (mut at, mut i) = (self.rng.below(left as u32), 0);
+            while i < gone.len() && gone[i] <= at {
+                (at, i) = (at + 1, i + 1);
+            }
+            gone.insert(i, at);
+        }
+        let mut to = gone[0] as usize;
+        for (i, &at) in gone.iter().enumerate() {
+            let end = gone.get(i + 1).map_or(genes.len(), |&next| next as usize);
+            genes.copy_within(at as usize + 1..end, to);
+            to += end - at as usize - 1;
+        }
+        genes.truncate(to);
     }
 }
 
