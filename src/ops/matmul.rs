@@ -126,10 +126,8 @@ fn tiled(t: &Tape, size: Size) -> Option<usize> {
 fn product(
     t: &mut Tape,
     size: Size,
-    a: Matrix,
-    b: Matrix,
+    [a, b, c]: [Matrix; 3],
     bias: Option<Tensor>,
-    c: Matrix,
     epilogue: Epilogue,
     sums: Option<GradOut>,
 ) {
@@ -231,13 +229,13 @@ impl Layer {
     /// `y = x w^T + b`.
     fn forward(&self, t: &mut Tape, x: Tensor, w: Tensor, b: Option<Tensor>, y: Tensor, epilogue: Epilogue) {
         let size = Size { groups: self.groups, m: self.m, n: self.n, k: self.k };
-        product(t, size, self.x(x), self.w(w).transposed(), b, self.y(y), epilogue, None);
+        product(t, size, [self.x(x), self.w(w).transposed(), self.y(y)], b, epilogue, None);
     }
 
     /// `dx = dy w`.
     fn input_grad(&self, t: &mut Tape, dy: Tensor, w: Tensor, dx: Tensor, epilogue: Epilogue) {
         let size = Size { groups: self.groups, m: self.m, n: self.k, k: self.n };
-        product(t, size, self.y(dy), self.w(w), None, self.x(dx), epilogue, None);
+        product(t, size, [self.y(dy), self.w(w), self.x(dx)], None, epilogue, None);
     }
 
     /// `dw = dy^T x`, `db` = sum of the rows of dy.
@@ -248,7 +246,7 @@ impl Layer {
             let size = Size { groups: g, m: self.n, n: self.k, k: self.m };
             let plain = Epilogue::Plain { accumulate: dw.accumulate };
             let sums = tiled(t, size).and_then(|_| db.take());
-            product(t, size, self.y(dy).transposed(), self.x(x), None, self.w(dw.tensor), plain, sums);
+            product(t, size, [self.y(dy).transposed(), self.x(x), self.w(dw.tensor)], None, plain, sums);
         }
         if let Some(db) = db {
             let lanes = t.target.lanes;
@@ -314,17 +312,17 @@ pub fn mix(t: &mut Tape, a: Tensor, x: Tensor) -> Result<Tensor> {
     let lie = |tensor: Tensor, rows: usize, cols: usize| Matrix::new(tensor, rows, cols, 1);
     let plain = |accumulate: bool| Epilogue::Plain { accumulate };
     let size = Size { groups, m, n, k };
-    product(t, size, lie(a, m, k), lie(x, k, n), None, lie(y, m, n), plain(false), None);
+    product(t, size, [lie(a, m, k), lie(x, k, n), lie(y, m, n)], None, plain(false), None);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         let dy = lie(dy, m, n);
         if let Some(da) = t.grad_out(a) {
             let size = Size { groups, m, n: k, k: n };
-            product(t, size, dy, lie(x, k, n).transposed(), None, lie(da.tensor, m, k), plain(da.accumulate), None);
+            product(t, size, [dy, lie(x, k, n).transposed(), lie(da.tensor, m, k)], None, plain(da.accumulate), None);
         }
         if let Some(dx) = t.grad_out(x) {
             let size = Size { groups, m: k, n, k: m };
-            product(t, size, lie(a, m, k).transposed(), dy, None, lie(dx.tensor, k, n), plain(dx.accumulate), None);
+            product(t, size, [lie(a, m, k).transposed(), dy, lie(dx.tensor, k, n)], None, plain(dx.accumulate), None);
         }
         Ok(())
     });
