@@ -1,17 +1,17 @@
-use crate::harness::{gpu, micro};
+use crate::harness::micro;
 use csmoe::data::synth::Synth;
+use csmoe::gpu::{AdapterChoice, Gpu};
 use csmoe::model::Csmoe;
 use csmoe::train::{Observer, Pretrain, Record, Report, Settings, Span};
 use std::sync::Arc;
 
 /// Device memory after each step.
-#[derive(Default)]
-struct Memory(Vec<Option<u64>>);
+struct Memory<'a>(&'a Gpu, Vec<u64>);
 
-impl Observer for Memory {
+impl Observer for Memory<'_> {
     fn planned(&mut self, _: &Report) {}
     fn step(&mut self, _: &Record) {
-        self.0.push(gpu().allocated());
+        self.1.push(self.0.allocated().expect("counted allocations"));
     }
     fn warn(&mut self, message: String) {
         panic!("{message}");
@@ -34,10 +34,12 @@ fn memory_is_the_same_at_step_100_and_1000() {
         ..Settings::default()
     };
     let source = Arc::new(Synth::new(40, 3, 24));
-    let pretrain = Pretrain { gpu: gpu(), model: &model, settings: &settings, source, run: run.path(), resume: false };
-    let mut memory = Memory::default();
+    // A device of its own: others allocate on the shared one.
+    let gpu = &Gpu::open(&AdapterChoice::from_flag(None)).expect("an adapter");
+    let pretrain = Pretrain { gpu, model: &model, settings: &settings, source, run: run.path(), resume: false };
+    let mut memory = Memory(gpu, Vec::new());
     pretrain.train(&mut memory).expect("a run");
-    let (early, late) = (memory.0[99].expect("counted allocations"), memory.0[999].expect("counted allocations"));
-    assert_eq!(early, late);
+    let early = memory.1[99];
+    assert_eq!(early, memory.1[999]);
     assert!(early > model.params.count() as u64 * 16, "{early} bytes hold no weights, gradients and moments");
 }

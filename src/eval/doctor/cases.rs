@@ -254,25 +254,32 @@ fn attentions() -> Vec<Case> {
     cases
 }
 
+/// Wide rows are shared by a workgroup's lanes, narrow ones taken by a lane each.
 fn normalisations() -> Vec<Case> {
-    let dims @ [g, rows, d] = [2, 7, 257];
+    let mut cases = norms_of(["layer_norm", "rms_norm", "unit vectors with a scale"], [2, 7, 257]);
+    cases.extend(norms_of(["layer_norm, narrow", "rms_norm, narrow", "narrow unit vectors with a scale"], [2, 21, 36]));
+    cases
+}
+
+fn norms_of(names: [&'static str; 3], dims: [usize; 3]) -> Vec<Case> {
+    let [g, rows, d] = dims;
     let input = move || In::normal(1, &[g, rows, d]);
     let factor = (d as f64).sqrt();
     vec![
         Case::op(
-            "layer_norm",
+            names[0],
             vec![input(), In::normal(2, &[g, d]), In::normal(3, &[g, d])],
             |t, x| ops::layer_norm(t, x[0], x[1], x[2], 1e-6),
             move |x| norms::layer_norm_reference(&x[0], &x[1], &x[2], dims, 1e-6),
         ),
         Case::op(
-            "rms_norm",
+            names[1],
             vec![input(), In::normal(2, &[g, d])],
             move |t, x| ops::rms_norm(t, x[0], Some(x[1]), factor as f32),
             move |x| norms::rms_norm_reference(&x[0], &x[1], dims, factor),
         ),
         Case::op(
-            "unit vectors with a scale",
+            names[2],
             vec![input(), In::normal(2, &[g, 1])],
             |t, x| ops::rms_norm(t, x[0], Some(x[1]), 1.0),
             move |x| norms::rms_norm_reference(&x[0], &x[1], dims, 1.0),
