@@ -24,20 +24,8 @@ struct P {
 const ROWS: u32 = 1u; // values of a row that a lane owns
 
 //@include grid
+//@include norm_rows
 //@include row_sum
-
-// The rows of workgroup `index`: all in one group.
-struct Block {
-    first: u32,
-    end: u32,
-    group: u32,
-}
-
-fn block_of(index: u32) -> Block {
-    let g = index / p.blocks;
-    let first = index % p.blocks * p.per;
-    return Block(g * p.rows + first, g * p.rows + min(first + p.per, p.rows), g);
-}
 
 @compute @workgroup_size(LANES)
 fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -78,28 +66,19 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
 }
 
-fn x_at(at: u32) -> vec4<f32> {
-    return vec4<f32>(x[at], x[at + 1u], x[at + 2u], x[at + 3u]);
-}
-
 fn w_at(at: u32) -> vec4<f32> {
     return vec4<f32>(w[at], w[at + 1u], w[at + 2u], w[at + 3u]);
-}
-
-fn total(v: vec4<f32>) -> f32 {
-    return (v.x + v.y) + (v.z + v.w);
 }
 
 @compute @workgroup_size(LANES)
 fn forward_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                  @builtin(local_invocation_index) lane: u32) {
-    let index = group_index(id, groups);
-    let g = index / p.blocks;
-    let r = index % p.blocks * LANES + lane;
-    if g >= p.groups || r >= p.rows {
+    let mine = row_of(group_index(id, groups), lane);
+    if !mine.there {
         return;
     }
-    let row = g * p.rows + r;
+    let row = mine.index;
+    let g = mine.group;
     let at = row * p.d;
     let n = f32(p.d);
     var sum = vec4<f32>(0.0);
@@ -125,7 +104,6 @@ fn forward_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) 
     stats[row * 2u + 1u] = inverse;
 }
 
-override ACCUMULATE: bool = false; // backward_x_lanes
 @group(0) @binding(3) var<storage, read> saved: array<f32>;     // backward: stats
 @group(0) @binding(4) var<storage, read> dy: array<f32>;        // backward
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;  // backward_x
@@ -174,13 +152,12 @@ fn backward_x(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
 @compute @workgroup_size(LANES)
 fn backward_x_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                     @builtin(local_invocation_index) lane: u32) {
-    let index = group_index(id, groups);
-    let g = index / p.blocks;
-    let r = index % p.blocks * LANES + lane;
-    if g >= p.groups || r >= p.rows {
+    let mine = row_of(group_index(id, groups), lane);
+    if !mine.there {
         return;
     }
-    let row = g * p.rows + r;
+    let row = mine.index;
+    let g = mine.group;
     let at = row * p.d;
     let mean = saved[row * 2u];
     let inverse = saved[row * 2u + 1u];
@@ -195,20 +172,8 @@ fn backward_x_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroup
     let mean_vx = total(dot) / f32(p.d);
     for (var i = 0u; i < p.d; i += 4u) {
         let v = w_at(g * p.d + i) * dy_at(at + i);
-        var d = inverse * (v - mean_v - (x_at(at + i) - mean) * inverse * mean_vx);
-        let to = at + i;
-        if ACCUMULATE {
-            d += vec4<f32>(dx[to], dx[to + 1u], dx[to + 2u], dx[to + 3u]);
-        }
-        dx[to] = d.x;
-        dx[to + 1u] = d.y;
-        dx[to + 2u] = d.z;
-        dx[to + 3u] = d.w;
+        put_dx(at + i, inverse * (v - mean_v - (x_at(at + i) - mean) * inverse * mean_vx));
     }
-}
-
-fn dy_at(at: u32) -> vec4<f32> {
-    return vec4<f32>(dy[at], dy[at + 1u], dy[at + 2u], dy[at + 3u]);
 }
 
 @group(0) @binding(2) var<storage, read> stats_in: array<f32>; // backward_wb

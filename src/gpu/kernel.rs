@@ -78,6 +78,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("gelu", include_str!("../../kernels/include/gelu.wgsl")),
     ("grid", include_str!("../../kernels/include/grid.wgsl")),
     ("lie", include_str!("../../kernels/include/lie.wgsl")),
+    ("norm_rows", include_str!("../../kernels/include/norm_rows.wgsl")),
     ("row_sum", include_str!("../../kernels/include/row_sum.wgsl")),
     ("workgroup", include_str!("../../kernels/include/workgroup.wgsl")),
 ];
