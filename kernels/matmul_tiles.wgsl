@@ -12,46 +12,11 @@
 // both sides of the others.   FLOPs 2 G M N K;
 // bytes 4 G (M K N / (COLUMNS LANES blocks) + K N M / ROWS + 2 M N K / (4 STEPS)).
 
-override LANES: u32 = 16u; // divides ROWS and STEPS
-override PACKED: bool = false;
-override HAS_SUMS: bool = false; // sums [groups, m] = the sums of A's rows; A's rows lie side by side
-override K_FOURS: bool = false; // k divides by 4
-const ROWS: u32 = 1u;
-const COLUMNS: u32 = 4u;
-alias Columns = vec4<f32>;
-const STEPS: u32 = 64u;
+const STEPS: u32 = 64u; // divides by LANES, as ROWS does
 
-//@include lie
-//@include epilogue
-//@include grid
-//@include gelu
+//@include product
 
-struct P {
-    m: u32,
-    n: u32,
-    k: u32,
-    row_blocks: u32,
-    spans: u32,  // workgroups side by side along n
-    blocks: u32, // blocks of columns each of them walks
-    groups: u32,
-    accumulate: u32,
-    has_bias: u32,
-    panels: u32,
-    add_sums: u32, // sums += instead of =
-    pad_b: u32,
-    a: Lie,
-    b: Lie,
-    c: Lie,
-}
-@group(0) @binding(0) var<uniform> p: P;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>; // [groups, n]
-@group(0) @binding(4) var<storage, read_write> c: array<f32>;
-@group(0) @binding(5) var<storage, read_write> extra: array<f32>; // as c
-@group(0) @binding(6) var<storage, read_write> sums: array<f32>;
-@group(0) @binding(7) var<storage, read> panels: array<vec4<f32>>; // b again: older drivers load a vec4 at the cost of one
-
 var<workgroup> tile: array<vec4<f32>, ROWS * STEPS>; // [row][k / 4], zero beyond k
 
 // Four steps of a row of A.
@@ -63,52 +28,6 @@ fn a_quad(start: u32, k: u32) -> vec4<f32> {
     let steps = vec4<u32>(k) + vec4<u32>(0u, 1u, 2u, 3u);
     let near = vec4<u32>(start) + min(steps, vec4<u32>(p.k - 1u)) * p.a.col;
     return select(vec4<f32>(0.0), vec4<f32>(a[near.x], a[near.y], a[near.z], a[near.w]), steps < vec4<u32>(p.k));
-}
-
-fn b_at(at: u32, column: u32) -> Columns {
-    var v: Columns;
-    if PACKED {
-        let quad = panels[at / 4u];
-        //@repeat COLUMNS
-        v[0u] = quad[0u];
-        //@end
-    } else {
-        //@repeat COLUMNS
-        v[0u] = b[at + 0u * column];
-        //@end
-    }
-    return v;
-}
-
-fn bias_at(at: u32) -> Columns {
-    var v: Columns;
-    //@repeat COLUMNS
-    v[0u] = bias[at + 0u];
-    //@end
-    return v;
-}
-
-// Between passes, and for GELU after the last, sums wait in c or in what comes before GELU.
-fn c_at(at: u32) -> Columns {
-    var v: Columns;
-    //@repeat COLUMNS
-    if EPILOGUE == GELU { v[0u] = extra[at + 0u]; } else { v[0u] = c[at + 0u]; }
-    //@end
-    return v;
-}
-
-fn extra_at(at: u32) -> Columns {
-    var v: Columns;
-    //@repeat COLUMNS
-    v[0u] = extra[at + 0u];
-    //@end
-    return v;
-}
-
-fn store(at: u32, v: Columns) {
-    //@repeat COLUMNS
-    if EPILOGUE == GELU { extra[at + 0u] = v[0u]; } else { c[at + 0u] = v[0u]; }
-    //@end
 }
 
 @compute @workgroup_size(LANES)
@@ -203,23 +122,10 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
                 //@repeat ROWS
                 if 0u < rows { store(at + 0u * c_row, acc_0); }
                 //@end
-                // Apart and in a loop: ROWS copies of GELU would take the driver seconds to compile.
-                if EPILOGUE >= GELU && k0 + 4u * STEPS >= p.k {
-                    for (var r = 0u; r < rows; r += 1u) {
-                        //@repeat COLUMNS
-                        finish(at + r * c_row + 0u);
-                        //@end
-                    }
+                if k0 + 4u * STEPS >= p.k {
+                    finish_rows(at, rows);
                 }
             }
         }
-    }
-}
-
-fn finish(at: u32) {
-    if EPILOGUE == GELU {
-        c[at] = gelu(extra[at]);
-    } else {
-        c[at] *= gelu_grad(extra[at]);
     }
 }

@@ -1,11 +1,11 @@
 //! The kernels: WGSL files compiled into the program, with two small text features that keep each file valid
 //! WGSL as it lies.
 //!
-//! - `//@include NAME` pastes `kernels/include/NAME.wgsl`.
+//! - `//@include NAME` pastes `kernels/include/NAME.wgsl`, whose own includes are pasted too.
 //! - Lines between `//@repeat COUNT` and `//@end` are written for index 0 and repeated for 0..COUNT: a name's
 //!   suffix `_0` becomes `_i` and the literal `0u` becomes `iu`. `COUNT` is a number or a name the caller sets
-//!   (`ROWS`, `COLUMNS`), so that one file gives every register block; `const ROWS`, `const COLUMNS` and
-//!   `alias Columns` follow it.
+//!   (`ROWS`, `QUADS` for a quarter of them, `COLUMNS`), so that one file gives every register block; `const ROWS`,
+//!   `const COLUMNS` and `alias Columns` follow it.
 
 use std::fmt::Write;
 
@@ -64,6 +64,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "layer_norm",
     "masked_loss",
     "matmul",
+    "matmul_direct",
     "matmul_tiles",
     "nt_xent",
     "prepare",
@@ -79,6 +80,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("grid", include_str!("../../kernels/include/grid.wgsl")),
     ("lie", include_str!("../../kernels/include/lie.wgsl")),
     ("norm_rows", include_str!("../../kernels/include/norm_rows.wgsl")),
+    ("product", include_str!("../../kernels/include/product.wgsl")),
     ("row_sum", include_str!("../../kernels/include/row_sum.wgsl")),
     ("workgroup", include_str!("../../kernels/include/workgroup.wgsl")),
 ];
@@ -95,20 +97,32 @@ fn find(table: &[(&'static str, &'static str)], name: &str) -> &'static str {
     }
 }
 
+/// A text with everything it includes.
+fn included(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        match line.strip_prefix("//@include ") {
+            Some(name) => out.push_str(&included(find(INCLUDES, name.trim()))),
+            None => out.extend([line, "\n"]),
+        }
+    }
+    out
+}
+
 /// The WGSL of a kernel's file, expanded for its register block.
 pub fn source(kernel: Kernel) -> String {
     let Kernel { file, rows, columns, .. } = kernel;
     let mut out = String::new();
+    let text = included(find(SOURCES, file));
     let mut block: Option<(u32, Vec<&str>)> = None;
-    for line in find(SOURCES, file).lines() {
+    for line in text.lines() {
         let mark = line.trim_start();
-        if let Some(name) = mark.strip_prefix("//@include ") {
-            out.push_str(find(INCLUDES, name.trim()));
-        } else if let Some(count) = mark.strip_prefix("//@repeat ") {
+        if let Some(count) = mark.strip_prefix("//@repeat ") {
             let count = match count.trim() {
                 "ROWS" => rows.max(1),
+                "QUADS" => rows.div_ceil(4).max(1),
                 "COLUMNS" => columns,
-                number => number.parse().expect("the count of a repeat is ROWS, COLUMNS or a number"),
+                number => number.parse().expect("the count of a repeat is ROWS, QUADS, COLUMNS or a number"),
             };
             block = Some((count, Vec::new()));
         } else if mark.starts_with("//@end") {

@@ -1,9 +1,10 @@
 //! Linear layers and MLPs of one or many groups (experts, or the same layer of two encoders).
 //!                                                                                      kernels/matmul.wgsl
 //!                                                                                      kernels/matmul_tiles.wgsl
+//!                                                                                      kernels/matmul_direct.wgsl
 //! Every product here, forward or backward, is C = A B with A of any strides. The generic kernel takes any shape and
-//! packs B into panels; the one with tiles, for software devices, takes widths that divide by 4 and packs B only where
-//! enough rows share the panels and B's own rows lie far apart.
+//! packs B into panels. The two for software devices take widths that divide by 4 and pack B only where enough rows
+//! share the panels and B's own rows lie far apart: the one with tiles, and the direct one where C has few columns.
 
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, GradOut, Tape, Tensor};
@@ -14,6 +15,9 @@ use anyhow::{Result, bail};
 const ROWS: u32 = 16;
 const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
 const TILES: Kernel = Kernel::new("matmul_tiles", "product").trusted();
+const DIRECT: Kernel = Kernel::new("matmul_direct", "product").rows(32);
+/// Blocks of columns up to which a tile of A is not worth its copy.
+const DIRECT_PANELS: usize = 3;
 /// Blocks of columns a workgroup of the tiled kernel walks at most: B's share of a pass is then 1 MiB.
 const BLOCKS: usize = 16;
 /// Rows of A, and a stride of B, from which on packing B for the tiled kernel pays.
@@ -45,6 +49,12 @@ impl Matrix {
 
     fn transposed(self) -> Self {
         Matrix { row: self.col, col: self.row, ..self }
+    }
+
+    /// Whether every row begins at, and holds, whole vec4s.
+    fn fours(self, columns: usize) -> bool {
+        let far = [self.row, self.outer, if self.inner > 1 { self.inner_stride } else { 0 }, columns];
+        self.col == 1 && far.iter().all(|n| n.is_multiple_of(4))
     }
 
     /// What a launch over `range` of `groups` groups binds, and the words that say how it lies. Groups whose rows
@@ -170,11 +180,13 @@ fn product(
                 t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
             }
             Some(_) => {
-                let rows = tile_rows(m);
+                let across = a.transposed().fours(m);
+                let direct = panels <= DIRECT_PANELS && (across || a.fours(k) && sums.is_none());
+                let rows = if direct { DIRECT.rows as usize } else { tile_rows(m) };
                 let row_blocks = m.div_ceil(rows);
                 // Long walks reuse A's tile; short ones keep all cores busy.
                 let most = (panels * row_blocks * groups.len() / (3 * t.target.cores as usize)).clamp(1, BLOCKS);
-                let spans = panels.div_ceil(most);
+                let spans = if direct { panels } else { panels.div_ceil(most) };
                 let blocks = panels.div_ceil(spans);
                 let mut words = words![m, n, k, row_blocks, spans, blocks, groups.len(), accumulate].to_vec();
                 words.extend(words![bias.is_some(), panels, sums.is_some_and(|s| s.accumulate), 0u32]);
@@ -182,8 +194,12 @@ fn product(
                 words.extend(b_lie);
                 words.extend(c_lie);
                 args.extend([sums.map_or(unused.into(), |s| part(s.tensor, all, &groups)), b_arg]);
-                let kernel = TILES.rows(rows as u32).columns(columns as u32);
-                t.launch(kernel, (groups.len() * spans * row_blocks) as u64, &args, &words)
+                let kernel = if direct { DIRECT } else { TILES.rows(rows as u32) }.columns(columns as u32);
+                let launch = t.launch(kernel, (groups.len() * spans * row_blocks) as u64, &args, &words);
+                if direct {
+                    launch.constant("ACROSS", u32::from(across));
+                }
+                launch
                     .constant("PACKED", u32::from(packed.is_some()))
                     .constant("HAS_SUMS", u32::from(sums.is_some()))
                     .constant("K_FOURS", u32::from(k.is_multiple_of(4)))
