@@ -6,49 +6,15 @@
 //   1. ROWS x CHUNK scores: a lane owns four columns of the chunk; the ROWS rows are the same for all lanes;
 //   2. softmax by row: a lane owns a row;
 //   3. ROWS x d results: a lane owns four columns of d.
-// Element (z, row, i) of a tensor is at (z / inner) outer_stride + (z % inner) inner_stride + row row_stride + i.
-// FLOPs forward 4 Z Nq Nk d, backward 14 Z Nq Nk d;   bytes 4 Z d (2 Nq + 2 Nk) forward.
+// FLOPs forward 4 Z Nq Nk d, backward 10 (computed: 14);   bytes 4 Z d (2 Nq + 2 Nk) forward.
 
 override LANES: u32 = 8u;
 const ROWS: u32 = 1u;
 
-struct Lie {
-    outer: u32,
-    inner: u32,
-    row: u32,
-    base: u32,
-}
+//@include sequences
 
-struct P {
-    nq: u32,
-    nk: u32,
-    d: u32,
-    z: u32,
-    inner: u32,
-    blocks: u32, // workgroups of a sequence
-    scale: f32,
-    flags: u32,
-    q: Lie,
-    k: Lie,
-    v: Lie,
-    o: Lie,
-}
-const ADD_Q: u32 = 1u;      // dq += instead of =
-const ADD_K: u32 = 2u;
-const ADD_V: u32 = 4u;
-const SAME_KV: u32 = 8u;    // k and v are one tensor: dk takes both gradients
-const ENTROPY: u32 = 16u;   // the gradient of sum alpha ln(alpha + 1e-8) is added to that of the weights
-const TINY: f32 = 1e-8;
-
-@group(0) @binding(0) var<uniform> p: P;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(2) var<storage, read> k: array<f32>;
-
-//@include grid
-
-fn start(lie: Lie, z: u32) -> u32 {
-    return lie.base + (z / p.inner) * lie.outer + (z % p.inner) * lie.inner;
-}
 
 // ---------------------------------------------------------------------------------------------------- forward
 const CHUNK: u32 = 224u;

@@ -12,49 +12,21 @@
 
 override LANES: u32 = 16u;
 override HAS_ENTROPY: bool = false;
-override ADD_Q: bool = false;      // dq += instead of =
-override ADD_K: bool = false;
-override ADD_V: bool = false;
-override SAME_KV: bool = false;    // k and v are one tensor: dk takes both gradients
 override ONE_CHUNK: bool = false;  // a workgroup sees all of the other side at once
 const ROWS: u32 = 1u;
 const COLUMNS: u32 = 4u;
 alias Columns = vec4<f32>;
 
-struct Lie {
-    outer: u32,
-    inner: u32,
-    row: u32,
-    base: u32,
-}
+//@include sequences
 
-struct P {
-    nq: u32,
-    nk: u32,
-    d: u32,
-    z: u32,      // sequences `first`..z
-    inner: u32,
-    blocks: u32, // workgroups of a sequence
-    scale: f32,
-    first: u32,
-    q: Lie,
-    k: Lie,
-    v: Lie,
-    o: Lie,
-}
-const TINY: f32 = 1e-8;
-
-@group(0) @binding(0) var<uniform> p: P;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(2) var<storage, read> k: array<f32>;
 @group(0) @binding(3) var<storage, read> v: array<f32>;
 @group(0) @binding(4) var<storage, read> dout: array<f32>;        // backward
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;   // o, dq or dk
-@group(0) @binding(6) var<storage, read_write> out_v: array<f32>; // dv
-@group(0) @binding(7) var<storage, read_write> saved: array<vec2<f32>>; // forward: [Z, Nq] log-sum-exp, entropy's slope
+@group(0) @binding(5) var<storage, read_write> saved: array<vec2<f32>>; // forward: [Z, Nq] log-sum-exp, entropy's slope
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;   // o, dq or dk
+@group(0) @binding(7) var<storage, read_write> out_v: array<f32>; // dv
 @group(0) @binding(8) var<storage, read_write> entropies: array<f32>;   // forward with HAS_ENTROPY: [Z, Nq]
-
-//@include grid
 
 // Buffers by number. The number is always a literal, so that one branch is left where a function is used.
 const Q: u32 = 0u;
@@ -105,8 +77,7 @@ struct Rows {
 }
 
 fn rows_of(lie: Lie, z: u32, count: u32) -> Rows {
-    let start = lie.base + (z / p.inner) * lie.outer + (z % p.inner) * lie.inner;
-    return Rows(start, lie.row, count - 1u);
+    return Rows(start(lie, z), lie.row, count - 1u);
 }
 
 fn row_at(rows: Rows, row: u32) -> u32 {
@@ -279,10 +250,10 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
 }
 
-@group(0) @binding(7) var<storage, read> saved_in: array<vec2<f32>>;
+@group(0) @binding(5) var<storage, read> saved_in: array<vec2<f32>>;
 @group(0) @binding(8) var<storage, read> delta_in: array<vec2<f32>>; // [Z Nq]: delta and the entropy's factor
 @group(0) @binding(9) var<storage, read_write> kept: array<vec2<f32>>; // backward_q: [z - first, Nq, keys()] of a', g'
-@group(0) @binding(7) var<storage, read> kept_in: array<vec2<f32>>;    // backward_kv
+@group(0) @binding(5) var<storage, read> kept_in: array<vec2<f32>>;    // backward_kv
 
 // Keys of a row of `kept`.
 fn keys() -> u32 {
@@ -346,7 +317,7 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
             }
         }
         workgroupBarrier();
-        let add = ADD_Q || (!ONE_CHUNK && chunk > 0u);
+        let add = (p.flags & ADD_Q) != 0u || (!ONE_CHUNK && chunk > 0u);
         mix(K, k_rows, chunk, quads, HALF, false, q_rows, row, add, false, false, lane);
     }
 }
@@ -385,9 +356,9 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
             }
         }
         workgroupBarrier();
-        let add_v = ADD_V || (!ONE_CHUNK && chunk > 0u);
-        let add_k = ADD_K || (!ONE_CHUNK && chunk > 0u);
-        if SAME_KV {
+        let add_v = (p.flags & ADD_V) != 0u || (!ONE_CHUNK && chunk > 0u);
+        let add_k = (p.flags & ADD_K) != 0u || (!ONE_CHUNK && chunk > 0u);
+        if (p.flags & SAME_KV) != 0u {
             mix(DOUT, o_rows, chunk, quads, 0u, false, k_rows, row, add_k, false, false, lane);
             mix(Q, q_rows, chunk, quads, HALF, false, k_rows, row, true, false, false, lane);
         } else {

@@ -54,11 +54,12 @@ fn finish(at: u32, value: f32) {
             c[at] = extra[at] + value;
         }
         case GELU: {
-            extra[at] = value;
-            c[at] = gelu(value);
+            let y = gelu(value);
+            c[at] = y.x;
+            extra[at] = y.y;
         }
-        case GELU_GRAD: {
-            c[at] = value * gelu_grad(extra[at]);
+        case SCALED: {
+            c[at] = value * extra[at];
         }
         default: {
             if p.accumulate != 0u {

@@ -12,11 +12,14 @@
 // both sides of the others.   FLOPs 2 G M N K;
 // bytes 4 G (M K N / (COLUMNS LANES blocks) + K N M / ROWS + 2 M N K / (4 STEPS)).
 
-const STEPS: u32 = 64u; // divides by LANES, as ROWS does
+const STEPS: u32 = 2048u / ROWS / 16u * 16u; // A's tile is 32 KiB; LANES divides STEPS and ROWS
 
 //@include product
 
+override HAS_SUMS: bool = false; // sums [groups, m] = the sums of A's rows; A's rows lie side by side
+override K_FOURS: bool = false;  // k divides by 4
 @group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(7) var<storage, read_write> sums: array<f32>;
 var<workgroup> tile: array<vec4<f32>, ROWS * STEPS>; // [row][k / 4], zero beyond k
 
 // Four steps of a row of A.
@@ -40,6 +43,7 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let first_block = (index / p.row_blocks % p.spans) * p.blocks;
+    let blocks = min(p.blocks, p.panels - first_block);
     let last = p.k - 1u;
     let a_start = start_of(p.a, g);
     let b_start = start_of(p.b, g);
@@ -79,12 +83,9 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
             }
         }
         workgroupBarrier();
-        for (var j = 0u; j < p.blocks; j += 1u) {
+        for (var j = 0u; j < blocks; j += 1u) {
             let block = first_block + j;
             let column = (block * LANES + lane) * COLUMNS;
-            if block * LANES * COLUMNS >= p.n {
-                break;
-            }
             let near = min(column, p.n - COLUMNS);
             var first = Columns(0.0);
             if p.has_bias != 0u && k0 == 0u {
@@ -117,13 +118,18 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
                 acc_0 = fma(Columns(x_0.w), m_w, acc_0);
                 //@end
             }
+            if EPILOGUE == SCALED && k0 + 4u * STEPS >= p.k {
+                //@repeat ROWS
+                acc_0 *= extra_at(c_start + min(0u, rows - 1u) * c_row + near);
+                //@end
+            }
             if column < p.n {
                 let at = c_start + column;
                 //@repeat ROWS
                 if 0u < rows { store(at + 0u * c_row, acc_0); }
                 //@end
                 if k0 + 4u * STEPS >= p.k {
-                    finish_rows(at, rows);
+                    gelu_rows(at, rows);
                 }
             }
         }

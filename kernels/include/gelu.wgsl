@@ -8,13 +8,8 @@ fn normal(x: f32) -> vec2<f32> {
     return vec2<f32>(select(1.0 - tail, tail, x < 0.0), e);
 }
 
-// Exact GELU (Hendrycks and Gimpel 2016): x Phi(x).
-fn gelu(x: f32) -> f32 {
-    return x * normal(x).x;
-}
-
-// Phi(x) + x phi(x).
-fn gelu_grad(x: f32) -> f32 {
+// Exact GELU (Hendrycks and Gimpel 2016), x Phi(x), and its derivative, Phi(x) + x phi(x).
+fn gelu(x: f32) -> vec2<f32> {
     let n = normal(x);
-    return n.x + x * 0.39894228 * n.y;
+    return vec2<f32>(x * n.x, n.x + x * 0.39894228 * n.y);
 }

@@ -3,8 +3,6 @@
 
 override LANES: u32 = 16u;
 override PACKED: bool = false;
-override HAS_SUMS: bool = false; // sums [groups, m] = the sums of A's rows; A's rows lie side by side
-override K_FOURS: bool = false; // k divides by 4
 const ROWS: u32 = 1u;
 const COLUMNS: u32 = 4u;
 alias Columns = vec4<f32>;
@@ -36,8 +34,7 @@ struct P {
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [groups, n]
 @group(0) @binding(4) var<storage, read_write> c: array<f32>;
 @group(0) @binding(5) var<storage, read_write> extra: array<f32>; // as c
-@group(0) @binding(6) var<storage, read_write> sums: array<f32>;
-@group(0) @binding(7) var<storage, read> panels: array<vec4<f32>>; // b again: older drivers load a vec4 at the cost of one
+@group(0) @binding(6) var<storage, read> panels: array<vec4<f32>>; // b again: older drivers load a vec4 at the cost of one
 
 fn b_at(at: u32, column: u32) -> Columns {
     var v: Columns;
@@ -62,11 +59,11 @@ fn bias_at(at: u32) -> Columns {
     return v;
 }
 
-// Between passes, and for GELU after the last, sums wait in c or in what comes before GELU.
+// Between passes sums wait in c.
 fn c_at(at: u32) -> Columns {
     var v: Columns;
     //@repeat COLUMNS
-    if EPILOGUE == GELU { v[0u] = extra[at + 0u]; } else { v[0u] = c[at + 0u]; }
+    v[0u] = c[at + 0u];
     //@end
     return v;
 }
@@ -81,25 +78,20 @@ fn extra_at(at: u32) -> Columns {
 
 fn store(at: u32, v: Columns) {
     //@repeat COLUMNS
-    if EPILOGUE == GELU { extra[at + 0u] = v[0u]; } else { c[at + 0u] = v[0u]; }
+    c[at + 0u] = v[0u];
     //@end
 }
 
-fn finish(at: u32) {
+// GELU of `rows` rows of C, whose sums wait there. Apart and in a loop: ROWS copies of it would take the driver seconds
+// to compile.
+fn gelu_rows(at: u32, rows: u32) {
     if EPILOGUE == GELU {
-        c[at] = gelu(extra[at]);
-    } else {
-        c[at] *= gelu_grad(extra[at]);
-    }
-}
-
-// What is left to do with `rows` rows of C and the sums that wait there. Apart and in a loop: ROWS copies of GELU would
-// take the driver seconds to compile.
-fn finish_rows(at: u32, rows: u32) {
-    if EPILOGUE >= GELU {
         for (var r = 0u; r < rows; r += 1u) {
             //@repeat COLUMNS
-            finish(at + r * p.c.row + 0u);
+            let at_0 = at + r * p.c.row + 0u;
+            let y_0 = gelu(c[at_0]);
+            c[at_0] = y_0.x;
+            extra[at_0] = y_0.y;
             //@end
         }
     }

@@ -4,8 +4,8 @@
 //! - `//@include NAME` pastes `kernels/include/NAME.wgsl`, whose own includes are pasted too.
 //! - Lines between `//@repeat COUNT` and `//@end` are written for index 0 and repeated for 0..COUNT: a name's
 //!   suffix `_0` becomes `_i` and the literal `0u` becomes `iu`. `COUNT` is a number or a name the caller sets
-//!   (`ROWS`, `QUADS` for a quarter of them, `COLUMNS`), so that one file gives every register block; `const ROWS`,
-//!   `const COLUMNS` and `alias Columns` follow it.
+//!   (`ROWS`, `COLUMNS`), so that one file gives every register block; `const ROWS`, `const COLUMNS` and
+//!   `alias Columns` follow it.
 
 use std::fmt::Write;
 
@@ -56,6 +56,7 @@ macro_rules! sources {
 const SOURCES: &[(&str, &str)] = sources![
     "adamw",
     "attention",
+    "attention_lanes",
     "attention_tiles",
     "basic",
     "cls_rows",
@@ -82,6 +83,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("norm_rows", include_str!("../../kernels/include/norm_rows.wgsl")),
     ("product", include_str!("../../kernels/include/product.wgsl")),
     ("row_sum", include_str!("../../kernels/include/row_sum.wgsl")),
+    ("sequences", include_str!("../../kernels/include/sequences.wgsl")),
     ("workgroup", include_str!("../../kernels/include/workgroup.wgsl")),
 ];
 
@@ -120,9 +122,8 @@ pub fn source(kernel: Kernel) -> String {
         if let Some(count) = mark.strip_prefix("//@repeat ") {
             let count = match count.trim() {
                 "ROWS" => rows.max(1),
-                "QUADS" => rows.div_ceil(4).max(1),
                 "COLUMNS" => columns,
-                number => number.parse().expect("the count of a repeat is ROWS, QUADS, COLUMNS or a number"),
+                number => number.parse().expect("the count of a repeat is ROWS, COLUMNS or a number"),
             };
             block = Some((count, Vec::new()));
         } else if mark.starts_with("//@end") {

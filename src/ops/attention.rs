@@ -1,5 +1,7 @@
 //! Attention without its matrix in memory: multi-head attention, and the dispatch and combine of Soft MoE.
 //!                                                                                   kernels/attention.wgsl
+//!                                                                                   kernels/attention_tiles.wgsl
+//!                                                                                   kernels/attention_lanes.wgsl
 
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, Launch, Tape, Tensor};
@@ -8,21 +10,19 @@ use anyhow::{Result, bail};
 
 /// Rows of a sequence a workgroup of the generic kernels takes.
 const ROWS: usize = 16;
-const FORWARD: Kernel = Kernel::new("attention", "forward");
-const ENTROPY: Kernel = Kernel::new("attention", "entropy");
+const ENTROPY: &str = "entropy";
 const SOFTMAX: Kernel = Kernel::new("softmax", "forward");
 const SOFTMAX_BACKWARD: Kernel = Kernel::new("softmax", "backward");
 const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
-const BACKWARD_Q: Kernel = Kernel::new("attention", "backward_q");
-const BACKWARD_KV: Kernel = Kernel::new("attention", "backward_kv");
-/// The same for software devices.
-const TILES_FORWARD: Kernel = Kernel::new("attention_tiles", "forward").trusted();
-const TILES_BACKWARD_Q: Kernel = Kernel::new("attention_tiles", "backward_q").trusted();
-const TILES_BACKWARD_KV: Kernel = Kernel::new("attention_tiles", "backward_kv").trusted();
+const FORWARD: &str = "forward";
+const BACKWARD_Q: &str = "backward_q";
+const BACKWARD_KV: &str = "backward_kv";
 /// Most rows of a workgroup of the tiled kernels, and keys it sees at a time, in forward and backward.
 const TILE_ROWS: usize = 32;
 const TILE_KEYS: usize = 224;
 const TILE_KEYS_BACKWARD: usize = 128;
+/// Widest head of which a lane can keep some rows whole.
+const LANE_WIDTH: usize = 64;
 /// Elements the tiled backward keeps of its scores at a time: 64 MiB.
 const KEPT: usize = 16 << 20;
 
@@ -67,6 +67,27 @@ const ADD_V: u32 = 4;
 const SAME_KV: u32 = 8;
 const HAS_ENTROPY: u32 = 16;
 
+/// The kernels that share one algorithm.
+#[derive(Clone, Copy, PartialEq)]
+enum Family {
+    /// For every device and shape.
+    Generic,
+    /// For software devices: rows that share what their lanes load.
+    Tiles,
+    /// For software devices: rows that a lane keeps whole.
+    Lanes,
+}
+
+impl Family {
+    fn kernel(self, entry: &'static str) -> Kernel {
+        match self {
+            Family::Generic => Kernel::new("attention", entry),
+            Family::Tiles => Kernel::new("attention_tiles", entry).trusted(),
+            Family::Lanes => Kernel::new("attention_lanes", entry),
+        }
+    }
+}
+
 /// An attention's recording: its sizes, sides and the kernels chosen for it.
 #[derive(Clone, Copy)]
 struct Attend {
@@ -75,50 +96,54 @@ struct Attend {
     k: Side,
     v: Side,
     o: Side,
-    tiles: bool,
-    /// The sequences of a launch of the tiled kernels.
+    family: Family,
+    /// The sequences of a launch.
     first: usize,
     end: usize,
 }
 
 impl Attend {
     /// One dispatch over the rows of one side, `n` a sequence.
-    fn launch<'t>(&self, t: &'t mut Tape, kernel: Kernel, n: usize, args: &[Arg], flags: u32) -> &'t mut Launch {
+    fn launch<'t>(&self, t: &'t mut Tape, entry: &'static str, n: usize, args: &[Arg], flags: u32) -> &'t mut Launch {
         let lanes = t.target.lanes.min(64);
-        let Size { z, inner, nq, nk, d, scale } = self.size;
-        // Rows in equal blocks: a last block of a few rows would cost as much as a full one. A single block's are
-        // rounded, so that fewer kernels are compiled.
-        let blocks = n.div_ceil(if self.tiles { TILE_ROWS } else { ROWS });
-        let rows = if !self.tiles {
-            ROWS
-        } else if blocks == 1 {
-            n.next_multiple_of(8)
-        } else {
-            n.div_ceil(blocks)
+        let Size { inner, nq, nk, d, scale, .. } = self.size;
+        let kernel = self.family.kernel(entry);
+        let (kernel, blocks) = match self.family {
+            Family::Generic => (kernel.rows(ROWS as u32), n.div_ceil(ROWS)),
+            Family::Lanes => {
+                // backward_kv keeps four tensors of each row.
+                let columns = if entry == BACKWARD_KV && d > LANE_WIDTH / 2 { 2 } else { 4 };
+                (kernel.rows(d as u32 / 4).columns(columns), n.div_ceil((columns * lanes) as usize))
+            }
+            Family::Tiles => {
+                // Rows in equal blocks: a last block of a few rows would cost as much as a full one. A single block's
+                // are rounded, so that fewer kernels are compiled.
+                let blocks = n.div_ceil(TILE_ROWS);
+                let rows = if blocks == 1 { n.next_multiple_of(8) } else { n.div_ceil(blocks) };
+                // As many columns a lane as leave the fewest lanes idle.
+                let work = |columns: &u32| d.div_ceil((columns * lanes) as usize) as u32 * columns;
+                let columns = [4, 3, 2].into_iter().filter(|c| d % *c as usize == 0).min_by_key(work).unwrap_or(4);
+                (kernel.rows(rows as u32).columns(columns), blocks)
+            }
         };
-        let (end, last) = if self.tiles { (self.end, self.first as u32) } else { (z, flags) };
-        let mut words = words![nq, nk, d, end, inner, blocks, scale, last].to_vec();
+        let mut words = words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, 0u32, 0u32, 0u32].to_vec();
         words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
-        let kernel = kernel.rows(rows as u32);
-        let groups = ((end - self.first) * blocks) as u64;
-        if !self.tiles {
-            return t.launch(kernel, groups, args, &words).constant("LANES", lanes);
-        }
-        let seen = if kernel.entry == TILES_BACKWARD_KV.entry { nq } else { nk };
-        let most = if kernel.entry == TILES_FORWARD.entry { TILE_KEYS } else { TILE_KEYS_BACKWARD };
-        // As many columns a lane as leave the fewest lanes idle.
-        let work = |columns: &u32| d.div_ceil((columns * lanes) as usize) as u32 * columns;
-        let columns = [4, 3, 2].into_iter().filter(|c| d % *c as usize == 0).min_by_key(work).unwrap_or(4);
-        let launch = t.launch(kernel.columns(columns), groups, args, &words).constant("LANES", lanes);
-        launch.constant("ONE_CHUNK", u32::from(seen <= most));
-        for (bit, name) in [(ADD_Q, "ADD_Q"), (ADD_K, "ADD_K"), (ADD_V, "ADD_V"), (SAME_KV, "SAME_KV")] {
-            launch.constant(name, u32::from(flags & bit != 0));
+        let groups = ((self.end - self.first) * blocks) as u64;
+        let launch = t.launch(kernel, groups, args, &words);
+        launch.constant("LANES", lanes);
+        if self.family == Family::Tiles {
+            let seen = if entry == BACKWARD_KV { nq } else { nk };
+            let most = if entry == FORWARD { TILE_KEYS } else { TILE_KEYS_BACKWARD };
+            launch.constant("ONE_CHUNK", u32::from(seen <= most));
+            launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
         }
         launch
     }
 
-    fn sides(&self) -> [Arg; 3] {
-        [self.q.0.into(), self.k.0.into(), self.v.0.into()]
+    /// What a kernel that is not generic binds: the sides, what is known of the rows, where results go, and more.
+    fn args(&self, dout: Tensor, known: Tensor, out: [Tensor; 2], more: &[Tensor]) -> Vec<Arg> {
+        let sides = [self.q.0, self.k.0, self.v.0, dout, known];
+        sides.iter().chain(&out).chain(more).map(|x| Arg::from(*x)).collect()
     }
 }
 
@@ -129,45 +154,48 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     let fours = |l: Lie| {
         l.outer.is_multiple_of(4) && l.inner.is_multiple_of(4) && l.row.is_multiple_of(4) && l.base.is_multiple_of(4)
     };
-    // The tiled forward sums the entropy too, of rows whose weights it has all at once.
-    let tiles = t.target.tiles
-        && d % 4 == 0
-        && [q, k, v, o].iter().all(|s| fours(s.1))
-        && (entropy.is_none() || nk <= TILE_KEYS)
-        && nq * nk <= KEPT / 4;
-    let this = Attend { size, q, k, v, o, tiles, first: 0, end: z };
+    let fit = t.target.tiles && d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1));
+    let apart = q.0 == k.0 || k.0 != v.0;
+    let family = if fit && d <= LANE_WIDTH && entropy.is_none() && apart {
+        Family::Lanes
+    } else if fit && (entropy.is_none() || nk <= TILE_KEYS) && nq * nk <= KEPT / 4 {
+        // The tiled forward sums the entropy too, of rows whose weights it has all at once.
+        Family::Tiles
+    } else {
+        Family::Generic
+    };
+    let generic = family == Family::Generic;
+    let this = Attend { size, q, k, v, o, family, first: 0, end: z };
     let pairs = z as f64 * nq as f64 * nk as f64 * d as f64;
     // What the backward needs of a row: the log-sum-exp and the entropy's slope; tiled kernels keep them together.
-    let lse = t.saved([z * nq, if tiles { 2 } else { 1 }]);
-    let slopes = if tiles { lse } else { t.saved([z * nq]) };
-    if tiles {
-        let [q, k, v] = this.sides();
-        let (o, saved) = (o.0.into(), lse.into());
-        let args = [q, k, v, q, o, o, saved, entropy.map_or(saved, Arg::from)];
-        this.launch(t, TILES_FORWARD, nq, &args, 0)
-            .constant("HAS_ENTROPY", u32::from(entropy.is_some()))
-            .flops(4.0 * pairs);
-    } else {
-        let args = [q.0.into(), k.0.into(), v.0.into(), o.0.into(), lse.into()];
+    let lse = t.saved([z * nq, if family == Family::Tiles { 2 } else { 1 }]);
+    let slopes = if generic { t.saved([z * nq]) } else { lse };
+    if generic {
+        let args = [q.0, k.0, v.0, o.0, lse].map(Arg::from);
         this.launch(t, FORWARD, nq, &args, 0).flops(4.0 * pairs);
         if let Some(entropy) = entropy {
-            let args = [q.0.into(), k.0.into(), lse.into(), entropy.into(), slopes.into()];
+            let args = [q.0, k.0, lse, entropy, slopes].map(Arg::from);
             this.launch(t, ENTROPY, nq, &args, 0).flops(2.0 * pairs);
         }
+    } else {
+        // A kernel binds what any of its file's functions could look at.
+        let last = if family == Family::Tiles { entropy.unwrap_or(lse) } else { q.0 };
+        let args = this.args(q.0, lse, [o.0; 2], &[last]);
+        let flags = if entropy.is_some() { HAS_ENTROPY } else { 0 };
+        this.launch(t, FORWARD, nq, &args, flags).flops(4.0 * pairs);
     }
     t.on_backward(move |t| {
         let dentropy = entropy.and_then(|e| t.grad(e));
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
         let delta = t.saved([z * nq, 2]);
-        {
-            let (stride, first) = if tiles { (2u32, 1u32) } else { (1, 0) };
+        if family != Family::Lanes {
+            let (stride, first) = if generic { (1u32, 0u32) } else { (2, 1) };
             let mut w = words![nq, d, z, size.inner, dentropy.is_some(), stride, first, 0u32].to_vec();
             w.extend(o.1.words());
-            let args = [o.0.into(), dout.into(), slopes.into(), dentropy.unwrap_or(lse).into(), delta.into()];
+            let args = [o.0, dout, slopes, dentropy.unwrap_or(lse), delta].map(Arg::from);
             t.launch(ROW_DELTA, (z * nq).div_ceil(64) as u64, &args, &w).flops(2.0 * (z * nq * d) as f64);
         }
-        let has_entropy = u32::from(dentropy.is_some());
-        let mut flags = has_entropy * HAS_ENTROPY;
+        let mut flags = if dentropy.is_some() { HAS_ENTROPY } else { 0 };
         let dq = t.grad_out(q.0);
         if let Some(dq) = dq {
             flags |= if dq.accumulate { ADD_Q } else { 0 };
@@ -187,36 +215,44 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         if let Some((dk, dv)) = dkv {
             flags |= if dk.accumulate { ADD_K } else { 0 } | if dv.accumulate { ADD_V } else { 0 };
         }
-        let mut sides = this.sides().to_vec();
-        sides.push(dout.into());
-        if !tiles {
-            sides.extend([lse, delta].map(Arg::from));
+        if generic {
+            let args = |out: &[Tensor]| -> Vec<Arg> {
+                [q.0, k.0, v.0, dout, lse, delta].iter().chain(out).map(|x| Arg::from(*x)).collect()
+            };
             if let Some(dq) = dq {
-                let args = [&sides[..], &[dq.tensor.into()]].concat();
-                this.launch(t, BACKWARD_Q, nq, &args, flags).flops(6.0 * pairs);
+                this.launch(t, BACKWARD_Q, nq, &args(&[dq.tensor]), flags).flops(6.0 * pairs);
             }
             if let Some((dk, dv)) = dkv {
-                let args = [&sides[..], &[dk.tensor.into(), dv.tensor.into()]].concat();
-                this.launch(t, BACKWARD_KV, nk, &args, flags).flops(8.0 * pairs);
+                this.launch(t, BACKWARD_KV, nk, &args(&[dk.tensor, dv.tensor]), flags).flops(4.0 * pairs);
             }
             return Ok(());
         }
         if dq.is_none() && dkv.is_none() {
             return Ok(());
         }
-        // What the launch for q knows of the scores is kept for that for k and v, for as many sequences as fit.
+        // The launch for k and v needs what that for q finds.
         let dq = dq.map_or_else(|| t.saved(q.0.shape()), |dq| dq.tensor);
+        if family == Family::Lanes {
+            let args = this.args(dout, lse, [dq; 2], &[o.0, delta]);
+            this.launch(t, BACKWARD_Q, nq, &args, flags).flops(6.0 * pairs);
+            if let Some((dk, dv)) = dkv {
+                let args = this.args(dout, lse, [dk.tensor, dv.tensor], &[o.0, delta]);
+                this.launch(t, BACKWARD_KV, nk, &args, flags).flops(4.0 * pairs);
+            }
+            return Ok(());
+        }
+        // The scores are kept, for as many sequences as fit.
         let each = nq * nk.next_multiple_of(4) * 2;
         let step = (KEPT.min(t.target.max_binding as usize / 4) / each).clamp(1, z);
         let kept = t.saved([step * each]);
         for first in (0..z).step_by(step) {
             let this = Attend { first, end: (first + step).min(z), ..this };
             let pairs = pairs * (this.end - first) as f64 / z as f64;
-            let args = [&sides[..], &[dq, dq, lse, delta, kept].map(Arg::from)].concat();
-            this.launch(t, TILES_BACKWARD_Q, nq, &args, flags).constant("HAS_ENTROPY", has_entropy).flops(6.0 * pairs);
+            let args = this.args(dout, lse, [dq; 2], &[delta, kept]);
+            this.launch(t, BACKWARD_Q, nq, &args, flags).flops(6.0 * pairs);
             if let Some((dk, dv)) = dkv {
-                let args = [&sides[..], &[dk.tensor, dv.tensor, kept].map(Arg::from)].concat();
-                this.launch(t, TILES_BACKWARD_KV, nk, &args, flags).flops(4.0 * pairs);
+                let args = this.args(dout, kept, [dk.tensor, dv.tensor], &[]);
+                this.launch(t, BACKWARD_KV, nk, &args, flags).flops(4.0 * pairs);
             }
         }
         Ok(())

@@ -17,7 +17,7 @@ const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
 const TILES: Kernel = Kernel::new("matmul_tiles", "product").trusted();
 const DIRECT: Kernel = Kernel::new("matmul_direct", "product").rows(32);
 /// Blocks of columns up to which a tile of A is not worth its copy.
-const DIRECT_PANELS: usize = 3;
+const DIRECT_PANELS: usize = 2;
 /// Blocks of columns a workgroup of the tiled kernel walks at most: B's share of a pass is then 1 MiB.
 const BLOCKS: usize = 16;
 /// Rows of A, and a stride of B, from which on packing B for the tiled kernel pays.
@@ -76,10 +76,10 @@ enum Epilogue {
         accumulate: bool,
     },
     Residual(Tensor),
-    /// Stores the value before GELU here.
+    /// GELU; stores its derivative here.
     Gelu(Tensor),
-    /// Multiplies by the derivative of GELU at these saved values.
-    GeluGrad(Tensor),
+    /// Multiplies by these.
+    Scaled(Tensor),
 }
 
 /// The sizes of `C[g] = A[g] B[g]`: C is [m, n], the sum runs over k.
@@ -147,7 +147,7 @@ fn product(
         Epilogue::Plain { accumulate } => (0, accumulate, None),
         Epilogue::Residual(x) => (1, false, Some(x)),
         Epilogue::Gelu(x) => (2, false, Some(x)),
-        Epilogue::GeluGrad(x) => (3, false, Some(x)),
+        Epilogue::Scaled(x) => (3, false, Some(x)),
     };
     let tiles = tiled(t, size);
     let columns = tiles.unwrap_or(4);
@@ -180,8 +180,7 @@ fn product(
                 t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
             }
             Some(_) => {
-                let across = a.transposed().fours(m);
-                let direct = panels <= DIRECT_PANELS && (across || a.fours(k) && sums.is_none());
+                let direct = panels <= DIRECT_PANELS && sums.is_none() && a.fours(k);
                 let rows = if direct { DIRECT.rows as usize } else { tile_rows(m) };
                 let row_blocks = m.div_ceil(rows);
                 // Long walks reuse A's tile; short ones keep all cores busy.
@@ -193,16 +192,17 @@ fn product(
                 words.extend(a_lie);
                 words.extend(b_lie);
                 words.extend(c_lie);
-                args.extend([sums.map_or(unused.into(), |s| part(s.tensor, all, &groups)), b_arg]);
-                let kernel = if direct { DIRECT } else { TILES.rows(rows as u32) }.columns(columns as u32);
-                let launch = t.launch(kernel, (groups.len() * spans * row_blocks) as u64, &args, &words);
-                if direct {
-                    launch.constant("ACROSS", u32::from(across));
-                }
-                launch
-                    .constant("PACKED", u32::from(packed.is_some()))
-                    .constant("HAS_SUMS", u32::from(sums.is_some()))
-                    .constant("K_FOURS", u32::from(k.is_multiple_of(4)))
+                args.push(b_arg);
+                let number = (groups.len() * spans * row_blocks) as u64;
+                let launch = if direct {
+                    t.launch(DIRECT.columns(columns as u32), number, &args, &words)
+                } else {
+                    args.push(sums.map_or(unused.into(), |s| part(s.tensor, all, &groups)));
+                    t.launch(TILES.rows(rows as u32).columns(columns as u32), number, &args, &words)
+                        .constant("HAS_SUMS", u32::from(sums.is_some()))
+                        .constant("K_FOURS", u32::from(k.is_multiple_of(4)))
+                };
+                launch.constant("PACKED", u32::from(packed.is_some()))
             }
         };
         launch
@@ -212,9 +212,9 @@ fn product(
     }
 }
 
-/// Rows of C a workgroup of the tiled kernel takes: 32, or 16 where 32 would compute a quarter more for nothing.
+/// Rows of C a workgroup of the tiled kernel takes: blocks as equal as sixteens allow, up to 64.
 fn tile_rows(m: usize) -> usize {
-    if m.next_multiple_of(16) * 5 <= m.next_multiple_of(32) * 4 { 16 } else { 32 }
+    m.div_ceil(m.div_ceil(64)).next_multiple_of(16)
 }
 
 /// The sizes of a layer, `y[g] = x[g] w[g]^T + b[g]` with x [m, k] and w [n, k], and whether the rows of x and of y
@@ -374,7 +374,7 @@ pub struct Mlp {
 pub fn mlp(t: &mut Tape, x: Tensor, p: Mlp, experts: usize, residual: Option<Tensor>) -> Result<Tensor> {
     let first = Layer { y_inner: 1, ..check("mlp fc1", x, p.w1, Some(p.b1), experts)? };
     let Layer { groups, m, n: h, .. } = first;
-    let before = t.saved([groups, m, h]);
+    let slope = t.saved([groups, m, h]);
     let hidden = t.value([groups, m, h], &[x, p.w1]);
     let second = Layer { y_inner: experts, ..check("mlp fc2", hidden, p.w2, Some(p.b2), 1)? };
     let y = t.value([groups / experts, m, experts * second.n], &[hidden]);
@@ -382,13 +382,13 @@ pub fn mlp(t: &mut Tape, x: Tensor, p: Mlp, experts: usize, residual: Option<Ten
         r.expect("mlp: residual", y.shape())?;
     }
     let epilogue = residual.map_or(Epilogue::Plain { accumulate: false }, Epilogue::Residual);
-    first.forward(t, x, p.w1, Some(p.b1), hidden, Epilogue::Gelu(before));
+    first.forward(t, x, p.w1, Some(p.b1), hidden, Epilogue::Gelu(slope));
     second.forward(t, hidden, p.w2, Some(p.b2), y, epilogue);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         second.weight_grads(t, hidden, p.w2, Some(p.b2), dy);
         let dbefore = t.saved([groups, m, h]);
-        second.input_grad(t, dy, p.w2, dbefore, Epilogue::GeluGrad(before));
+        second.input_grad(t, dy, p.w2, dbefore, Epilogue::Scaled(slope));
         if let Some(dx) = t.grad_out(x) {
             first.input_grad(t, dbefore, p.w1, dx.tensor, Epilogue::Plain { accumulate: dx.accumulate });
         }
