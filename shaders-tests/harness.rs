@@ -60,7 +60,8 @@ pub fn targets() -> Vec<Target> {
     let own = gpu().target.clone();
     let mut all = vec![Target { tiles: false, lanes: 64, ..own.clone() }, own.clone()];
     if gpu().limits.max_compute_workgroup_storage_size >= 32 << 10 {
-        all.push(Target { tiles: true, lanes: if own.lanes == 16 { 8 } else { 16 }, ..own });
+        let lanes = if own.lanes == 16 { 8 } else { 16 };
+        all.push(Target { tiles: true, direct_blocks: usize::MAX, lanes, ..own });
     }
     all
 }

@@ -1,4 +1,4 @@
-use crate::harness::{F32, In, check_on, targets};
+use crate::harness::{F32, In, check_on, gpu, targets};
 use csmoe::gpu::Target;
 use csmoe::ops::matmul::{gelu_reference, reference};
 use csmoe::ops::{Mlp, linear, mlp, scale};
@@ -42,7 +42,8 @@ const SHAPES: [[usize; 4]; 32] = [
 
 /// Every shape with every choice of kernels.
 fn cases() -> impl Iterator<Item = (Target, [usize; 4])> {
-    targets().into_iter().flat_map(|t| SHAPES.map(|s| (t.clone(), s)))
+    let tiles = gpu().target.tiles.then(|| Target { direct_blocks: 0, ..gpu().target.clone() });
+    targets().into_iter().chain(tiles).flat_map(|t| SHAPES.map(|s| (t.clone(), s)))
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Choosing an adapter and opening it.
 
+use super::target::{WIDE_MESA, mesa};
 use super::{GpuError, Pipeline, Target};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -51,20 +52,16 @@ pub struct Gpu {
     lost: Arc<OnceLock<String>>,
 }
 
-/// The first Mesa whose llvmpipe gains from 512-bit vectors (by half; Mesa 22 loses two thirds).
-const WIDE_MESA: u32 = 26;
-
 /// Whether llvmpipe should be told to use the CPU's whole vector registers, which it does not do by itself. Tells it:
 /// `LP_NATIVE_VECTOR_WIDTH=512`, where there is AVX-512, a Mesa that gains, and the user has set nothing. It looks
 /// when it is loaded, so the caller drops every adapter and asks again.
 fn widen_vectors(info: &wgpu::AdapterInfo) -> bool {
     const NAME: &str = "LP_NATIVE_VECTOR_WIDTH";
-    let mesa = info.driver_info.strip_prefix("Mesa ").and_then(|v| v.split('.').next()?.parse::<u32>().ok());
     #[cfg(target_arch = "x86_64")]
     let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
     #[cfg(not(target_arch = "x86_64"))]
     let wide = false;
-    let gains = wide && info.name.contains("llvmpipe") && mesa.is_some_and(|v| v >= WIDE_MESA);
+    let gains = wide && info.name.contains("llvmpipe") && mesa(info).is_some_and(|v| v >= WIDE_MESA);
     if !gains || std::env::var_os(NAME).is_some() {
         return false;
     }

@@ -16,8 +16,6 @@ const ROWS: u32 = 16;
 const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
 const TILES: Kernel = Kernel::new("matmul_tiles", "product").trusted();
 const DIRECT: Kernel = Kernel::new("matmul_direct", "product").rows(32);
-/// Blocks of columns up to which a tile of A is not worth its copy.
-const DIRECT_PANELS: usize = 2;
 /// Blocks of columns a workgroup of the tiled kernel walks at most: B's share of a pass is then 1 MiB.
 const BLOCKS: usize = 16;
 /// Rows of A, and a stride of B, from which on packing B for the tiled kernel pays.
@@ -180,7 +178,7 @@ fn product(
                 t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
             }
             Some(_) => {
-                let direct = panels <= DIRECT_PANELS && sums.is_none() && a.fours(k);
+                let direct = panels <= t.target.direct_blocks && sums.is_none() && a.fours(k);
                 let rows = if direct { DIRECT.rows as usize } else { tile_rows(m) };
                 let row_blocks = m.div_ceil(rows);
                 // Long walks reuse A's tile; short ones keep all cores busy.
