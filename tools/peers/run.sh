@@ -4,7 +4,7 @@
 # are compared first; then everybody's best variant runs in short bursts, in turns, so that a busy neighbour hurts all. The
 # best burst counts.
 #
-#   tools/peers/run.sh              builds (a quarter of an hour the first time) and prints one table
+#   tools/peers/run.sh              builds (long the first time: burn is built three times) and prints one table
 #   tools/peers/run.sh --json       the same as JSON
 #   tools/peers/run.sh attention    cases of that name
 #

@@ -45,12 +45,12 @@ fn forward(g: &mut Graph, kind: &str, x: &[NodeId]) -> Result<NodeId> {
 }
 
 fn load(kind: &str, inputs: &[Array]) -> Result<Loaded> {
-    let inputs: Vec<Vec<Array>> = inputs.iter().enumerate().map(|(i, a)| pieces(i, a)).collect();
+    let laid: Vec<Vec<Array>> = inputs.iter().enumerate().map(|(i, a)| pieces(i, a)).collect();
     let name = |i: usize, piece: usize| format!("x{i}.{piece}");
     let mut g = Graph::new();
     let mut results = Vec::new();
-    for piece in 0..inputs[0].len() {
-        let shapes = inputs.iter().enumerate().map(|(i, pieces)| (name(i, piece), &pieces[piece].shape));
+    for piece in 0..laid[0].len() {
+        let shapes = laid.iter().enumerate().map(|(i, pieces)| (name(i, piece), &pieces[piece].shape));
         let x: Vec<NodeId> = shapes.map(|(name, shape)| g.parameter(&name, shape)).collect();
         results.push(forward(&mut g, kind, &x)?);
     }
@@ -61,7 +61,7 @@ fn load(kind: &str, inputs: &[Array]) -> Result<Loaded> {
     let config = SessionConfig { tune: true, ..SessionConfig::default() };
     let mut session = meganeura::build(&g, config).0;
     eprintln!("meganeura: {}", session.device_information().device_name);
-    for (i, pieces) in inputs.iter().enumerate() {
+    for (i, pieces) in laid.iter().enumerate() {
         for (piece, array) in pieces.iter().enumerate() {
             session.set_parameter(&name(i, piece), &array.data);
         }
@@ -74,15 +74,12 @@ fn load(kind: &str, inputs: &[Array]) -> Result<Loaded> {
         session.read_output_by_index(1 + piece, &mut y);
         values.extend(y);
     }
-    for (i, pieces) in inputs.iter().enumerate() {
+    for (i, pieces) in laid.iter().enumerate() {
         for (piece, array) in pieces.iter().enumerate() {
             let mut d = vec![0.0; array.data.len()];
             session.read_param_grad(&name(i, piece), &mut d);
-            values.extend(if is_weight(i, &array.shape) && pieces.len() == 1 {
-                transposed(&d, array.shape[1])
-            } else {
-                d
-            });
+            let weight = is_weight(i, &inputs[i].shape);
+            values.extend(if weight { transposed(&d, array.shape[1]) } else { d });
         }
     }
     let pass = move || {
