@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A race of csmoe with its peers, forward and backward, on the same adapter in one run: burn (wgpu; with and without fusion,
-# WGSL and SPIR-V, autotuned), meganeura (tuned), and JAX on the CPU as the bar of what the same processor can do. Results
-# are compared first; then everybody's best variant runs in short bursts, in turns, so that a busy neighbour hurts all. The
-# best burst counts.
+# A race of csmoe with its peers, forward and backward, on the same adapter in one run: burn (wgpu, fused and autotuned),
+# meganeura (tuned), and JAX on the CPU as the bar of what the same processor can do. Results are compared first; then
+# everybody's best variant runs in short bursts, in turns, so that a busy neighbour hurts all. The best burst counts.
 #
-#   tools/peers/run.sh              builds (long the first time: burn is built three times) and prints one table
+#   tools/peers/run.sh              builds (long the first time) and prints one table
 #   tools/peers/run.sh --json       the same as JSON
 #   tools/peers/run.sh attention    cases of that name
+#   BUILDS="fusion plain fusion,spirv" tools/peers/run.sh      burn without fusion and as SPIR-V too, each a build of its own
 #
 # On a machine without a GPU: tools/software-gpu.sh install; eval "$(tools/software-gpu.sh env)"
 # CSMOE_CACHE   where JAX is installed (default: $XDG_CACHE_HOME/csmoe or ~/.cache/csmoe)
@@ -23,8 +23,8 @@ fi
 # burn's choices are made when it is built.
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target/peers"
-for features in '' fusion fusion,spirv; do
-    cargo build --quiet --locked --release --target-dir "$target" --features "$features"
-    cp "$target/release/csmoe-peers" "$target/peers/${features:-plain}"
+for build in ${BUILDS:-fusion}; do
+    cargo build --quiet --locked --release --target-dir "$target" --features "${build#plain}"
+    cp "$target/release/csmoe-peers" "$target/peers/$build"
 done
 exec "$venv/bin/python" race.py "$(readlink -f "$target/peers")" "$@"
