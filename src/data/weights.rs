@@ -160,3 +160,85 @@ fn scene(id: &str) -> Option<&str> {
     let (col, row, scene) = (parts.next()?, parts.next()?, parts.next()?);
     [row, col].iter().all(|n| n.parse::<u32>().is_ok()).then_some(scene)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Pair, Report, Result, synth::Synth};
+
+    /// Two scenes of three patches, of three classes.
+    struct Archive(Synth, Report);
+    impl Archive {
+        fn new() -> Self {
+            let synth = Synth::new(6, 1, 8);
+            let classes = ["water", "forest", "2"].map(String::from).into();
+            let report = Report { classes, ..synth.describe().clone() };
+            Archive(synth, report)
+        }
+    }
+    impl PairSource for Archive {
+        fn len(&self) -> usize {
+            6
+        }
+        fn tile_px(&self) -> usize {
+            8
+        }
+        fn describe(&self) -> &Report {
+            &self.1
+        }
+        fn pair(&self, index: usize) -> Result<Pair> {
+            let (id, label) = (format!("{}U_7R_{}_1", index / 3, index % 3), Some(index as u32 % 3));
+            Ok(Pair { id, label, ..self.0.pair(index)? })
+        }
+    }
+
+    fn read(text: &str) -> anyhow::Result<Vec<f64>> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("w.csv");
+        std::fs::write(&file, text).unwrap();
+        Weights { file, crc32c: None }.read(&Archive::new()).map(|w| w.to_vec())
+    }
+
+    #[test]
+    fn patches_scenes_and_classes_have_weights() {
+        assert_eq!(read("grid_cell,weight\n1U_7R,2\n0U_7R,0\n").unwrap(), [0.0, 0.0, 0.0, 2.0, 2.0, 2.0]);
+        // A patch's own row goes before its scene's.
+        assert_eq!(read("id,weight\n0U_7R,1\n1U_7R,3\n1U_7R_2_1,0.5\n").unwrap(), [1.0, 1.0, 1.0, 3.0, 3.0, 0.5]);
+        let of_classes = [0.25, 1e3, 7.0, 0.25, 1e3, 7.0];
+        assert_eq!(read("label,weight\nforest,1000\n2,7\nwater,0.25\n").unwrap(), of_classes);
+        assert_eq!(read("weight,label\n1000,1\n7,2\n0.25,0\n").unwrap(), of_classes);
+        let twice = read("label,weight\nforest,1\n1,1\nwater,1\n2,1\n").unwrap_err().to_string();
+        assert!(twice.contains("in another row already"), "{twice}");
+    }
+
+    #[test]
+    #[cfg(feature = "parquet")]
+    fn parquet_says_the_same() {
+        use crate::data::table::{Column, Field, Kind, Writer};
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("w.parquet");
+        let mut table =
+            Writer::create(&file, vec![Field::new("label", Kind::Int), Field::new("weight", Kind::Float)]).unwrap();
+        table
+            .write(&[Column::Int(vec![Some(1), Some(0), Some(2)]), Column::Float(vec![Some(0.5), Some(0.0), None])])
+            .unwrap();
+        table.finish().unwrap();
+        let weights = Weights { file, crc32c: None };
+        let message = weights.read(&Archive::new()).unwrap_err().to_string();
+        assert!(message.contains("w.parquet: row 2, column `weight`"), "{message}");
+    }
+
+    #[test]
+    fn other_weights_than_at_the_start_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("w.csv");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        write("scene,weight\n0U_7R,1\n1U_7R,2\n");
+        let sealed = Weights { file: file.clone(), crc32c: None }.sealed(&Archive::new()).unwrap();
+        write("scene,weight\n1U_7R,2.0\n0U_7R,1\n");
+        assert!(sealed.read(&Archive::new()).is_ok());
+        write("scene,weight\n1U_7R,2\n0U_7R,1.5\n");
+        let message = sealed.read(&Archive::new()).unwrap_err().to_string();
+        assert!(message.contains("not the weights the run began with"), "{message}");
+    }
+}
