@@ -17,11 +17,16 @@ const WEDGE: usize = 500;
 /// One more missing pixel, the last one that belongs to patches of column 0.
 const HOLE: (usize, usize) = (900, 159);
 
-/// Linear backscatter at a place, in metres from the north-west corner; VH is the same everywhere.
+/// Linear backscatter at a place, in metres from the north-west corner; VH and the optical bands are flat in a cell.
 fn vv(east: f64, south: f64) -> f64 {
     0.05 + 2e-5 * east + 7e-6 * south
 }
-const VH: f64 = 0.02;
+fn vh(cell: usize) -> f64 {
+    0.02 * (1 + cell) as f64
+}
+fn optical(cell: usize, band: usize) -> u16 {
+    (500 + 100 * cell + band) as u16
+}
 
 fn write(folder: &Path, cell: usize, sensor: &str, product: &str, bands: Vec<(String, Vec<u8>)>) {
     let folder = folder.join(sensor).join("195D").join(CELLS[cell]).join(product);
@@ -46,15 +51,18 @@ fn cell(folder: &Path, number: usize, metres: f64) {
         let pixels: Vec<f32> = (0..side * side).map(one).collect();
         geotiff_bytes(side, &pixels, &geo(side, metres), Some(-32_768.0)).expect("a GeoTIFF")
     };
-    let bands = vec![("vv".to_string(), radar(&vv)), ("vh".to_string(), radar(&|_, _| VH))];
+    let bands = vec![("vv".to_string(), radar(&vv)), ("vh".to_string(), radar(&|_, _| vh(number)))];
     write(folder, number, "S1RTC", "S1A_IW_GRDH_1SDV_20220706T030000_20220706T030025_043979_054001_rtc", bands);
-    let optical = |(i, name): (usize, &&str)| {
+    let tiff = |(band, name): (usize, &&str)| {
         let px = if ["B02", "B03", "B04", "B08"].contains(name) { 1068 } else { 534 };
         let geo = geo(px, 10_680.0 / px as f64);
-        (name.to_string(), geotiff_bytes(px, &vec![1500 + i as u16; px * px], &geo, None).expect("a GeoTIFF"))
+        (
+            name.to_string(),
+            geotiff_bytes(px, &vec![1000 + optical(number, band); px * px], &geo, None).expect("a GeoTIFF"),
+        )
     };
     let product = "S2A_MSIL2A_20220706T085611_N0400_R007_T36KXC_20220706T153419";
-    write(folder, number, "S2L2A", product, csmoe::data::S2_BANDS.iter().enumerate().map(optical).collect());
+    write(folder, number, "S2L2A", product, csmoe::data::S2_BANDS.iter().enumerate().map(tiff).collect());
 }
 
 /// Where the mean of a linear function over coarse pixel `k` is read off: its middle but for what lies at the ends, as four
@@ -87,7 +95,8 @@ fn radar_of_7_5_metres_is_averaged_by_area() {
     let mut seen = 0;
     for index in 0..store.len() {
         let pair = store.pair(index).expect("a pair");
-        let fine = pair.id.starts_with(CELLS[0]);
+        let cell = usize::from(pair.id.starts_with(CELLS[1]));
+        let fine = cell == 0;
         let mut parts = pair.id.rsplit('_').map(|n| n.parse::<usize>().unwrap_or(usize::MAX));
         let (col, row) = (parts.next().expect("a column"), parts.next().expect("a row"));
         assert!(!fine || !gone(row, col), "{}", pair.id);
@@ -98,11 +107,12 @@ fn radar_of_7_5_metres_is_averaged_by_area() {
             let (y, x) = (120 * row + i / 120, 120 * col + i % 120);
             let want = db(vv(at(x), at(y)));
             assert!((first[i] - want).abs() < 2e-5, "{}, pixel {i}: {} is not {want}", pair.id, first[i]);
-            assert!((second[i] - db(VH)).abs() < 2e-5, "{}, pixel {i}: {}", pair.id, second[i]);
+            assert!((second[i] - db(vh(cell))).abs() < 2e-5, "{}, pixel {i}: {}", pair.id, second[i]);
         }
-        assert!(pair.s2.chunks_exact(14_400).enumerate().all(|(i, band)| band.iter().all(|v| *v == 500.0 + i as f32)));
+        let flat = |(i, band): (usize, &[f32])| band.iter().all(|v| *v == f32::from(optical(cell, i)));
+        assert!(pair.s2.chunks_exact(14_400).enumerate().all(flat), "{}", pair.id);
         let transform = pair.geo.expect("a place").transform;
-        let left = LEFT + if fine { 0.0 } else { 10_680.0 } + 1200.0 * col as f64;
+        let left = LEFT + 10_680.0 * cell as f64 + 1200.0 * col as f64;
         assert_eq!((transform[0], transform[1], transform[3]), (left, 10.0, TOP - 1200.0 * row as f64));
     }
     assert_eq!(seen, 64 - 11);
