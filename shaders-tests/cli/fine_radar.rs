@@ -86,6 +86,7 @@ fn radar_of_7_5_metres_is_averaged_by_area() {
     let dropped = places().filter(|(row, col)| gone(*row, *col)).count();
     assert_eq!((dropped, &report["pairs"]), (11, &(128 - 11).into()));
     assert_eq!(report["dropped"], serde_json::json!({"S1 has missing pixels": 11}));
+    assert_eq!(report["notes"]["S1 on a finer grid, averaged by area"], 1);
     let inspected = succeed(&["inspect", text(&out), "--json"]).stdout;
     let notes = String::from_utf8_lossy(&inspected).into_owned();
     assert!(notes.contains("S1 on a finer grid, averaged by area (1 scenes)"), "{notes}");
