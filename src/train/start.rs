@@ -159,3 +159,53 @@ impl Start {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Weights;
+
+    #[test]
+    fn what_differs_is_named() {
+        let saved = Start::fresh("csmoe-tiny").unwrap();
+        let run = Path::new("RUN");
+        assert!(saved.refuse(&saved.clone(), run).is_ok());
+        type Change = fn(&mut Start);
+        let changes: [(&str, Change); 9] = [
+            ("--preset csmoe-tiny;", |s| s.model.preset = "csmoe-small".into()),
+            ("--epochs 150;", |s| s.train.span = Span::Steps(150)),
+            ("--warmup-epochs 10;", |s| s.train.warmup_epochs = 3.0),
+            ("--validation 0.05;", |s| s.train.split.validation = 0.1),
+            ("--weights none;", |s| s.train.weights = Some(Weights { file: "w.csv".into(), crc32c: None })),
+            ("--no-flips false;", |s| s.train.flips = false),
+            ("--validate-every 100;", |s| s.train.validate_every = 7),
+            ("--config another file;", |s| s.train.weight_decay = 0.0),
+            ("--config another file;", |s| s.model.experts += 1),
+        ];
+        for (expected, change) in changes {
+            let mut asked = saved.clone();
+            change(&mut asked);
+            let message = saved.refuse(&asked, run).unwrap_err().to_string();
+            assert!(message.contains(&format!("RUN was started with {expected}")), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_file_goes_over_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "experts = 2\n[train]\nlr = 0.5\nspan = { steps = 3 }\n").unwrap();
+        let mut start = Start::fresh("csmoe-tiny").unwrap();
+        start.train.seed = 7;
+        let over = start.with_file(&file).unwrap();
+        assert_eq!((over.train.seed, over.train.lr, over.train.span, over.model.experts), (7, 0.5, Span::Steps(3), 2));
+        // The same file over the outcome changes nothing, and it comes back from disk as it was.
+        assert!(over.clone().with_file(&file).unwrap() == over);
+        over.save(dir.path()).unwrap();
+        assert!(Start::of_run(dir.path(), true).unwrap() == Some(over));
+        assert!(Start::of_run(dir.path(), false).unwrap().is_none());
+        std::fs::write(&file, "[train]\nlearning = 1\n").unwrap();
+        let message = format!("{:#}", Start::fresh("csmoe-tiny").unwrap().with_file(&file).unwrap_err());
+        assert!(message.contains("learning"), "{message}");
+    }
+}
