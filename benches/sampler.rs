@@ -2,8 +2,10 @@
 //! with N_s and n_g, by the processor's own clock (drawn too); the GPU beside the CPU.
 //!
 //! cargo bench --bench sampler [-- grid|stratum|archive|scaling|gpu]
+//! cargo bench --bench sampler -- rows CELLS OUT: makes a table of ten million rows for `csmoe annotate` and `sample`
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use csmoe::data::table::{Column, Field, Kind, Table, Writer};
 use csmoe::gpu::{AdapterChoice, Gpu, describe};
 use csmoe::sampling::area::Area;
 use csmoe::sampling::backend::trial;
@@ -151,7 +153,44 @@ fn gpu() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes ten million rows of metadata: the cells of an annotated table over and over, each time moved by up to 3 km.
+fn rows(cells: &Path, out: &Path) -> anyhow::Result<()> {
+    const ROWS: usize = 10_000_000;
+    let table = Table::open(cells)?;
+    let wanted = ["grid_cell", "centre_lat", "centre_lon"].map(|name| table.require(name));
+    let wanted = wanted.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let kinds = [Kind::Text, Kind::Float, Kind::Float];
+    let fields = ["product_id", "centre_lat", "centre_lon"].into_iter().zip(kinds).map(|(n, k)| Field::new(n, k));
+    let mut writer = Writer::create(out, fields.collect())?;
+    let mut rng = Rng::new(7, 0, 0, 0);
+    let (mut written, mut round) = (0, 0);
+    while written < ROWS {
+        table.read(&wanted, &mut |batch| {
+            let rows = batch.rows.min(ROWS - written);
+            let name = |row: usize| Some(format!("{}_{round}", batch.columns[0].text(row)).into());
+            let mut moved = |column: usize| {
+                let value = |row: usize| batch.columns[column].number(row).map(|x| x + 0.05 * (rng.unit() - 0.5));
+                Column::Float((0..rows).map(value).map(|x| x.map(|x| x.clamp(-180.0, 180.0))).collect())
+            };
+            let (lat, lon) = (moved(1), moved(2));
+            written += rows;
+            writer.write(&[Column::Text((0..rows).map(name).collect()), lat, lon])
+        })?;
+        anyhow::ensure!(written > 0, "{}: no rows", cells.display());
+        round += 1;
+    }
+    writer.finish()?;
+    println!("{written} rows in {}", out.display());
+    Ok(())
+}
+
 fn main() -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if let [what, cells, out] = &words[..]
+        && what == "rows"
+    {
+        return rows(Path::new(cells), Path::new(out));
+    }
     let mut criterion = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_secs(1))
@@ -161,8 +200,7 @@ fn main() -> anyhow::Result<()> {
     stratum(&mut criterion);
     archive(&mut criterion);
     criterion.final_summary();
-    let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let asked = |name: &str| filters.is_empty() || filters.iter().any(|f| f == name);
+    let asked = |name: &str| words.is_empty() || words.iter().any(|w| w == name);
     if asked("scaling") {
         scaling()?;
     }

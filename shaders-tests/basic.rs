@@ -1,5 +1,7 @@
-use crate::harness::{In, check};
+use crate::harness::{In, check, gpu};
+use csmoe::gpu::Staging;
 use csmoe::ops;
+use csmoe::tensor::{ParamStore, Params, Tape};
 
 #[test]
 fn add_and_scale() {
@@ -91,4 +93,31 @@ fn views_and_wholes_share_a_gradient() {
         },
         |x| (0..64).map(|i| x[0][i] + 3.0 * x[0][128 + i] + x[0][192 + i]).collect(),
     );
+}
+
+#[test]
+fn staged_inputs_are_inputs() {
+    let gpu = gpu();
+    let mut t = Tape::new(gpu.target.clone(), Params::default());
+    let n = 7001;
+    let (a, b) = (t.input("a", [n]), t.input("b", [n]));
+    let sum = ops::add(&mut t, a, b).expect("shapes");
+    t.output("sum", sum).expect("an output");
+    let store = ParamStore::new(gpu, Params::default(), false).expect("a store");
+    let program = t.compile(gpu, &store).expect("a program");
+    program.write(gpu, "b", &vec![0.5f32; n]).expect("a write");
+    let mut staged = Staging::new(gpu, n).expect("memory");
+    for round in 0..3 {
+        // In two parts, from a thread that is not the one that runs.
+        let values: Vec<f32> = (0..n).map(|i| (i * (round + 1)) as f32).collect();
+        std::thread::scope(|s| {
+            s.spawn(|| values.chunks(5000).enumerate().for_each(|(i, part)| staged.put(5000 * i, part)));
+        });
+        let ran = program.run_staged(gpu, &mut [("a", &mut staged)], &["sum"]).expect("a run");
+        assert!(ran.outputs[0].iter().zip(&values).all(|(sum, x)| *sum == x + 0.5), "round {round}");
+    }
+    let mut short = Staging::new(gpu, n - 1).expect("memory");
+    assert!(program.run_staged(gpu, &mut [("a", &mut short)], &["sum"]).is_err());
+    // Refused before it was given away.
+    short.put(0, &[1.0]);
 }

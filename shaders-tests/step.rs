@@ -162,7 +162,7 @@ fn full_size_step() {
         return;
     }
     use csmoe::data::{Loader, LoaderConfig, synth::Synth};
-    use csmoe::train::{Settings, TrainProgram};
+    use csmoe::train::{Settings, TrainProgram, rooms};
     let gpu = gpu();
     let model = Csmoe::for_training(Config::preset("csmoe-16").expect("a preset"));
     assert_eq!(model.params.count(), 459_309_568);
@@ -171,12 +171,14 @@ fn full_size_step() {
     let program = TrainProgram::build(gpu, &model, &store, &settings, 120).expect("a program");
     let source = std::sync::Arc::new(Synth::new(4, 1, 120));
     let config = LoaderConfig { batch: 2, ..LoaderConfig::default() };
-    let pixels = Loader::new(source, config, Default::default()).expect("a loader").next_batch().expect("a batch");
+    let memory = rooms(gpu, 1, 2, 120).expect("memory");
+    let mut loader = Loader::with_rooms(source, config, Default::default(), memory).expect("a loader");
+    let mut pixels = [loader.next_batch().expect("a batch")];
     store.init(gpu, 42);
     let before = store.read_chunks(gpu, Kind::Weight).expect("weights");
     let began = std::time::Instant::now();
     let hyper = Hyper { lr: 1e-4, ..Hyper::default() };
-    let (terms, update) = program.run(gpu, &[pixels], &hyper, 42, 0).expect("a step");
+    let (terms, update) = program.run(gpu, &mut pixels, &hyper, 42, 0).expect("a step");
     println!("{terms:?} {update:?} {:.1} s, plan {} MiB", began.elapsed().as_secs_f64(), program.plan().total() >> 20);
     assert!(terms.0.iter().all(|v| v.is_finite()) && update.grad_norm > 0.0 && !update.skipped);
     // The first step of AdamW in closed form, for each of the 459 million weights.

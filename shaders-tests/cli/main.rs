@@ -4,6 +4,8 @@
 mod archives;
 mod bad_input;
 mod eval;
+#[cfg(all(feature = "gdal", feature = "parquet"))]
+mod fine_radar;
 mod info;
 mod pretrain;
 #[cfg(all(feature = "gdal", feature = "parquet"))]

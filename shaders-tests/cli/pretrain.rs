@@ -1,4 +1,4 @@
-use crate::{csmoe, small_config, succeed, text};
+use crate::{csmoe, fail, small_config, succeed, text};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Stdio;
@@ -23,13 +23,74 @@ fn numbers(run: &Path) -> Vec<String> {
 #[test]
 fn a_killed_run_goes_on_bit_by_bit() {
     let folder = tempfile::tempdir().expect("a folder");
+    killed_and_resumed(folder.path(), &[]);
+}
+
+#[test]
+fn a_killed_run_draws_by_the_same_weights() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("weights.csv");
+    let row = |i: usize| format!("synth42_{i:06},{}\n", [0.0, 0.5, 1.0, 4.0][i % 4]);
+    let table = |rows: std::ops::Range<usize>| format!("id,weight\n{}", rows.map(row).collect::<String>());
+    std::fs::write(&file, table(0..24)).expect("a writable folder");
+    killed_and_resumed(folder.path(), &["--weights", text(&file)]);
+
+    // Resumed, it wants the same weights: the table's own order and zeros written otherwise do not matter.
+    let run = folder.path().join("whole");
+    let resume = ["pretrain", "--out", text(&run), "--resume"];
+    std::fs::write(&file, table(0..24).replace(",0\n", ",0.00\n")).expect("a writable folder");
+    succeed(&resume);
+    std::fs::write(&file, table(0..24).replace(",4\n", ",5\n")).expect("a writable folder");
+    assert!(fail(&resume).1.contains("weights.csv: not the weights the run began with"));
+    assert!(fail(&[&resume[..], &["--weights", "other.csv"]].concat()).1.contains("--weights"));
+}
+
+#[test]
+fn weights_that_are_none_are_told_by_row() {
+    let folder = tempfile::tempdir().expect("a folder");
     let config = small_config(folder.path());
-    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let (file, run) = (folder.path().join("w.csv"), folder.path().join("run"));
+    let args =
+        ["pretrain", "--data", "synth:3", "--tile-px", "24", "--out", text(&run), "--steps", "2", "--batch", "2"];
+    let args = [&args[..], &["--config", text(&config), "--weights", text(&file)]].concat();
+    let all = "synth42_000000,1\nsynth42_000001,2\nsynth42_000002,0\n";
+    let message = |table: &str| {
+        std::fs::write(&file, table).expect("a writable folder");
+        fail(&args).1
+    };
+    for (table, expected) in [
+        (format!("id,weight\n{}", all.replace(",2", ",-2")), "w.csv: row 1, column `weight`: \"-2\" is not a weight"),
+        (format!("id,weight\n{}", all.replace(",2", ",NaN")), "w.csv: row 1, column `weight`: \"NaN\" is not a weight"),
+        (format!("id,weight\n{}", all.replace(",2", ",")), "w.csv: row 1, column `weight`: \"\" is not a weight"),
+        (format!("id,weight\n{all}nobody,1\n"), "w.csv: row 3, column `id`: \"nobody\" is no patch or scene"),
+        (format!("id,weight\n{all}synth42_000001,1\n"), "row 3, column `id`: \"synth42_000001\" has a weight in row 1"),
+        ("id,weight\nsynth42_000001,1\n".into(), "w.csv: no weight for \"synth42_000000\""),
+        (format!("id,weight\n{}", all.replace(",1", ",0").replace(",2", ",0")), "every training pair has weight 0"),
+        ("id,weight\n".into(), "w.csv: no rows"),
+        (format!("name,weight\n{all}"), "w.csv: no column `id`"),
+        (format!("id,w\n{all}"), "w.csv: no column `weight`"),
+        ("label,weight\nforest,1\nswamp,2\n".into(), "w.csv: row 1, column `label`: \"swamp\" is no class of"),
+        ("label,weight\nforest,1\n".into(), "a class of"),
+    ] {
+        let said = message(&table);
+        assert!(said.contains(expected), "{table}\n{said}");
+        assert!(!run.join("resolved.toml").exists() || expected.contains("weight 0"), "{said}");
+        let _ = std::fs::remove_dir_all(&run);
+    }
+    assert!(message("id,weight\n").contains("w.csv"));
+    std::fs::remove_file(&file).expect("a file");
+    assert!(fail(&args).1.contains("w.csv: cannot be read"));
+    assert!(fail(&[&args[..], &["--balanced"]].concat()).1.contains("--help"));
+}
+
+fn killed_and_resumed(folder: &Path, extra: &[&str]) {
+    let config = small_config(folder);
+    let (whole, killed) = (folder.join("whole"), folder.join("killed"));
     let common = |out: &Path| -> Vec<String> {
         let out = text(out);
         let args = ["pretrain", "--data", "synth:24", "--tile-px", "24", "--out", out, "--steps", "40", "--batch", "4"];
         let more = ["--checkpoint-every", "5", "--validate-every", "10", "--config", text(&config)];
-        args.iter().chain(&more).map(ToString::to_string).collect()
+        args.iter().chain(&more).chain(extra).map(ToString::to_string).collect()
     };
     let strs = |v: &[String]| -> Vec<&'static str> { v.iter().map(|s| &*s.clone().leak()).collect() };
     succeed(&strs(&common(&whole)));

@@ -70,7 +70,14 @@ fn data(args: DataArgs) -> Result<()> {
     })?;
     match args.json {
         true => println!("{}", serde_json::to_string(&report)?),
-        false => println!("the limit is: {}", report.limit),
+        false => {
+            if let Some(o) = &report.opened {
+                let memory = o.memory_mb.map(|mb| format!("; {mb:.0} MB of memory")).unwrap_or_default();
+                let (open, first) = (o.open_ms, o.first_batch_ms);
+                println!("{} pairs opened in {open:.1} ms, the first batch after {first:.0} ms{memory}", o.pairs);
+            }
+            println!("the limit is: {}", report.limit);
+        }
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ pub mod stats_bands;
 pub mod summary;
 pub mod synth;
 pub mod verify_step;
+pub mod watch;
 
 use clap::{Parser, Subcommand};
 

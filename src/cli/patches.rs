@@ -107,7 +107,7 @@ pub fn run(args: PatchesArgs) -> Result<()> {
     if args.json {
         let report = serde_json::json!({
             "out": args.out, "complete": outcome.missing == 0, "pairs": outcome.pairs, "dropped": outcome.dropped,
-            "left_out": outcome.left_out, "shards": outcome, "kept_now": kept, "skipped": skipped,
+            "left_out": outcome.left_out, "notes": outcome.notes, "shards": outcome, "kept_now": kept, "skipped": skipped,
             "seconds": seconds, "pairs_per_s": speed,
         });
         println!("{report}");
@@ -118,11 +118,12 @@ pub fn run(args: PatchesArgs) -> Result<()> {
     };
     match outcome.missing {
         0 => println!(
-            "{} patches in {} ({speed:.0}/s); dropped{}{}",
+            "{} patches in {} ({speed:.0}/s); dropped{}{}{}",
             outcome.pairs,
             args.out.display(),
             if outcome.dropped.is_empty() { " none".into() } else { list(&outcome.dropped) },
-            list(&outcome.left_out)
+            list(&outcome.left_out),
+            outcome.notes.iter().map(|(what, n)| format!("; {n} scenes: {what}")).collect::<String>()
         ),
         missing => println!(
             "{} shards written, {} stood already; {missing} of other shares are missing before {} can be used",

@@ -6,7 +6,7 @@ use crate::data::{Loader, LoaderConfig};
 use crate::model::Csmoe;
 use crate::ops::adamw::Hyper;
 use crate::tensor::ParamStore;
-use crate::train::{Settings, TrainProgram};
+use crate::train::{Settings, TrainProgram, rooms};
 use anyhow::Result;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -52,12 +52,14 @@ pub fn run(args: ProfileArgs) -> Result<()> {
     let px = crate::data::DEFAULT_TILE_PX;
     let program = TrainProgram::build(&gpu, &model, &store, &settings, px)?;
     let config = LoaderConfig { batch: args.batch, ..LoaderConfig::default() };
-    let pixels = [Loader::new(Arc::new(Synth::new(4 * args.batch, 1, px)), config, Default::default())?.next_batch()?];
+    let source = Arc::new(Synth::new(4 * args.batch, 1, px));
+    let memory = rooms(&gpu, 1, args.batch, px)?;
+    let mut pixels = [Loader::with_rooms(source, config, Default::default(), memory)?.next_batch()?];
     let hyper = Hyper::default();
     // The first step compiles the kernels.
-    program.run(&gpu, &pixels, &hyper, settings.seed, 0)?;
+    program.run(&gpu, &mut pixels, &hyper, settings.seed, 0)?;
     let began = Instant::now();
-    program.run(&gpu, &pixels, &hyper, settings.seed, 1)?;
+    program.run(&gpu, &mut pixels, &hyper, settings.seed, 1)?;
     let wall = began.elapsed().as_secs_f64() * 1e3;
     let timings = program.profile(&gpu)?;
 

@@ -39,6 +39,9 @@ impl PairSource for Cached {
     fn describe(&self) -> &Report {
         self.source.describe()
     }
+    fn id(&self, index: usize) -> Result<String> {
+        self.source.id(index)
+    }
     fn group(&self, index: usize) -> usize {
         self.source.group(index)
     }

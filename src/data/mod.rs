@@ -21,6 +21,7 @@ pub mod stats;
 pub mod store;
 pub mod synth;
 pub mod table;
+pub mod weights;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +33,7 @@ pub use geo::Geo;
 pub use loader::{Batch, Cursor, Loader, LoaderConfig, Sampling};
 pub use normalisation::{BandStats, Normalisation};
 pub use split::{Part, Split};
+pub use weights::Weights;
 
 /// Radar polarisations in the model's order, in decibels.
 pub const S1_BANDS: [&str; 2] = ["VV", "VH"];
@@ -184,6 +186,10 @@ pub trait PairSource: Send + Sync {
     fn describe(&self) -> &Report;
     /// Reads pair `index` (below [`PairSource::len`]); the same index gives the same pixels.
     fn pair(&self, index: usize) -> Result<Pair>;
+    /// [`Pair::id`] of a pair, without reading its pixels where that is possible.
+    fn id(&self, index: usize) -> Result<String> {
+        Ok(self.pair(index)?.id)
+    }
     /// Pairs with one group were cut from one scene, so that a split can keep neighbours together.
     fn group(&self, index: usize) -> usize {
         index

@@ -3,9 +3,12 @@
 use super::bench::cpu_seconds;
 use crate::data::archive::cut::cut;
 use crate::data::archive::{ArchiveOptions, open as open_archive};
+use crate::data::loader::Room;
 use crate::data::store::{Store, is_store};
-use crate::data::{Batch, Loader, LoaderConfig, PairSource, open};
-use crate::gpu::{Gpu, download, new_buffer, upload};
+use crate::data::{Batch, Loader, LoaderConfig, PairSource, Sensor, open};
+use crate::gpu::Gpu;
+use crate::tensor::{ParamStore, Params, Program, Tape};
+use crate::train::{Mapped, rooms, staged};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::path::Path;
@@ -27,11 +30,24 @@ pub struct Stage {
     pub gb_per_s: f64,
 }
 
+/// How soon pairs come, and in how much memory.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Opened {
+    pub pairs: usize,
+    pub open_ms: f64,
+    /// From the open archive to the first batch.
+    pub first_batch_ms: f64,
+    /// Of this process at the end, mapped files apart; None where the system does not tell.
+    pub memory_mb: Option<f64>,
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub data: String,
     pub tile_px: usize,
+    /// None where whole scenes would be cut first.
+    pub opened: Option<Opened>,
     /// Stages alone, then all of them together.
     pub stages: Vec<Stage>,
     /// The stage alone with the most CPU time a pair.
@@ -73,7 +89,7 @@ fn time(
     })
 }
 
-/// Measures an archive or a store; `gpu`: the upload too. `seen` hears of every stage.
+/// Measures an archive or a store; `gpu`: the way to its memory too. `seen` hears of every stage.
 ///
 /// # Errors
 /// Data that cannot be read, a lost device.
@@ -103,7 +119,9 @@ pub fn run(spec: &str, gpu: Option<&Gpu>, options: &Options, seen: impl Fn(&Stag
             return Ok(Report::of(spec, px, stages));
         }
     }
+    let began = Instant::now();
     let source: Arc<dyn PairSource> = open(spec, None)?.into();
+    let mut opened = Opened { pairs: source.len(), open_ms: milliseconds(began), ..Opened::default() };
     let plane = source.tile_px() * source.tile_px();
     let bytes = (12 * 4 * plane) as f64;
     let mut next = 0;
@@ -125,33 +143,58 @@ pub fn run(spec: &str, gpu: Option<&Gpu>, options: &Options, seen: impl Fn(&Stag
         Ok(1)
     })?);
     let config = LoaderConfig { batch: options.batch, workers: options.workers, ..LoaderConfig::default() };
-    let mut loader = Loader::new(source.clone(), config, Default::default())?;
-    keep(time("loader", options.workers, bytes, options.each, || {
-        let batch = loader.next_batch()?;
-        let pairs = batch.ids.len();
-        loader.recycle(batch);
-        Ok(pairs)
-    })?);
+    let (workers, each) = (options.workers, options.each);
+    let began = Instant::now();
     if let Some(gpu) = gpu {
-        let batch = loader.next_batch()?;
-        let rooms =
-            [new_buffer(gpu, "s1", 4 * batch.s1.len() as u64)?, new_buffer(gpu, "s2", 4 * batch.s2.len() as u64)?];
-        let send = |batch: &Batch| -> Result<usize> {
-            upload(gpu, &rooms[0], 0, &batch.s1);
-            upload(gpu, &rooms[1], 0, &batch.s2);
-            // Reading one number back waits for all that was sent.
-            download::<f32>(gpu, &rooms[1], 0, 1)?;
-            Ok(batch.ids.len())
-        };
-        keep(time("upload", 1, bytes, options.each, || send(&batch))?);
-        keep(time("all together", options.workers, bytes, options.each, || {
-            let batch = loader.next_batch()?;
-            let pairs = send(&batch)?;
-            loader.recycle(batch);
-            Ok(pairs)
-        })?);
+        let memory = rooms(gpu, config.prefetch + 1, options.batch, source.tile_px())?;
+        let mut loader = Loader::with_rooms(source.clone(), config, Default::default(), memory)?;
+        pass(&mut loader, |_| Ok(()))?;
+        opened.first_batch_ms = milliseconds(began);
+        keep(time("loader", workers, bytes, each, || pass(&mut loader, |_| Ok(())))?);
+        let program = inputs(gpu, options.batch, plane)?;
+        let send = |batch: &mut Batch<Mapped>| program.run_staged(gpu, &mut staged(batch), &[]).map(drop);
+        let mut batch = loader.next_batch()?;
+        keep(time("staging to the GPU", 1, bytes, each, || send(&mut batch).map(|()| options.batch))?);
+        loader.recycle(batch);
+        keep(time("all together", workers, bytes, each, || pass(&mut loader, send))?);
+        opened.memory_mb = memory_mb();
+    } else {
+        let mut loader = Loader::new(source.clone(), config, Default::default())?;
+        pass(&mut loader, |_| Ok(()))?;
+        opened.first_batch_ms = milliseconds(began);
+        keep(time("loader", workers, bytes, each, || pass(&mut loader, |_| Ok(())))?);
+        opened.memory_mb = memory_mb();
     }
-    Ok(Report::of(spec, source.tile_px(), stages))
+    Ok(Report { opened: Some(opened), ..Report::of(spec, source.tile_px(), stages) })
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    1e3 * since.elapsed().as_secs_f64()
+}
+
+/// Memory of this process that is no file's, in MB.
+fn memory_mb() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let of = |name: &str| text.lines().find(|l| l.starts_with(name))?.split_whitespace().nth(1)?.parse::<f64>().ok();
+    Some((of("RssAnon:")? + of("RssShmem:")?) * 1024.0 / 1e6)
+}
+
+/// Takes a batch, has it used and gives it back; says how many pairs it held.
+fn pass<R: Room>(loader: &mut Loader<R>, using: impl FnOnce(&mut Batch<R>) -> Result<()>) -> Result<usize> {
+    let mut batch = loader.next_batch()?;
+    using(&mut batch)?;
+    let pairs = batch.ids.len();
+    loader.recycle(batch);
+    Ok(pairs)
+}
+
+/// A program of a step's pixel inputs alone.
+fn inputs(gpu: &Gpu, batch: usize, plane: usize) -> Result<Program> {
+    let mut tape = Tape::new(gpu.target.clone(), Params::default());
+    for sensor in [Sensor::S1, Sensor::S2] {
+        tape.input(format!("pixels.{sensor}"), [batch * sensor.channels() * plane]);
+    }
+    tape.compile(gpu, &ParamStore::new(gpu, Params::default(), false)?)
 }
 
 impl Report {
@@ -159,7 +202,7 @@ impl Report {
         let alone = stages.iter().filter(|s| !["loader", "all together"].contains(&s.name.as_str()));
         let slowest = alone.max_by(|a, b| a.cpu_us_per_pair.total_cmp(&b.cpu_us_per_pair));
         let limit = slowest.map(|s| s.name.clone()).unwrap_or_default();
-        Report { data: spec.into(), tile_px, stages, limit }
+        Report { data: spec.into(), tile_px, opened: None, stages, limit }
     }
 }
 

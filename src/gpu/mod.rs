@@ -8,6 +8,7 @@ mod error;
 mod kernel;
 mod pipeline;
 mod report;
+mod staging;
 mod target;
 mod variants;
 
@@ -17,5 +18,6 @@ pub use error::GpuError;
 pub use kernel::{Kernel, all_sources, source};
 pub use pipeline::{Binding, Pipeline};
 pub use report::{AdapterReport, reports};
+pub use staging::Staging;
 pub use target::{DeviceClass, Target};
 pub use variants::Variant;

@@ -3,7 +3,9 @@
 
 use super::tape::{External, Place};
 use super::{Arg, Launch, ParamStore, Tape, Work};
-use crate::gpu::{Binding, Gpu, GpuError, Pipeline, download, new_buffer, read_staging, staging_buffer, upload};
+use crate::gpu::{
+    Binding, Gpu, GpuError, Pipeline, Staging, download, new_buffer, read_staging, staging_buffer, upload,
+};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -297,12 +299,16 @@ impl Program {
     /// # Errors
     /// An unknown name or a wrong length.
     pub fn write<T: bytemuck::Pod>(&self, gpu: &Gpu, name: &str, data: &[T]) -> Result<()> {
-        let (buffer, elems) = self.inputs.get(name).with_context(|| format!("the program has no input '{name}'"))?;
-        if size_of_val(data) != elems * 4 {
-            bail!("input '{name}' has {elems} elements and was given {} bytes", size_of_val(data));
-        }
-        upload(gpu, buffer, 0, data);
+        upload(gpu, self.input(name, size_of_val(data))?, 0, data);
         Ok(())
+    }
+
+    fn input(&self, name: &str, bytes: usize) -> Result<&wgpu::Buffer> {
+        let (buffer, elems) = self.inputs.get(name).with_context(|| format!("the program has no input '{name}'"))?;
+        if bytes != elems * 4 {
+            bail!("input '{name}' has {elems} elements and was given {bytes} bytes");
+        }
+        Ok(buffer)
     }
 
     /// Names and lengths of the inputs.
@@ -345,10 +351,21 @@ impl Program {
     /// # Errors
     /// An unknown name, a lost device.
     pub fn run_and_read(&self, gpu: &Gpu, names: &[&str]) -> Result<Ran> {
+        self.run_staged(gpu, &mut [], names)
+    }
+
+    /// The same, with some inputs copied from staging memory by that submit; it can be filled again after.
+    ///
+    /// # Errors
+    /// An unknown name, a wrong length, a lost device.
+    pub fn run_staged(&self, gpu: &Gpu, inputs: &mut [(&str, &mut Staging)], names: &[&str]) -> Result<Ran> {
         gpu.check()?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        record(&mut encoder, &self.steps);
+        let targets = inputs.iter().map(|(name, staged)| self.input(name, staged.len() * 4));
+        let targets = targets.collect::<Result<Vec<_>>>()?;
         let outputs = names.iter().map(|n| self.output(n)).collect::<Result<Vec<_>>>()?;
+        inputs.iter_mut().zip(targets).for_each(|((_, staged), target)| staged.copy_to(&mut encoder, target));
+        record(&mut encoder, &self.steps);
         let bytes: u64 = outputs.iter().map(|(_, elems)| *elems as u64 * 4).sum();
         let staging = staging_buffer(gpu, bytes);
         let mut at = 0;
@@ -359,8 +376,10 @@ impl Program {
         let commands = encoder.finish();
         let began = Instant::now();
         gpu.queue.submit([commands]);
+        inputs.iter().for_each(|(_, staged)| staged.map());
         let all: Vec<f32> = read_staging(gpu, &staging, bytes)?;
         let seconds = began.elapsed().as_secs_f64();
+        inputs.iter_mut().try_for_each(|(_, staged)| staged.open())?;
         let mut rest = &all[..];
         let mut take = |elems: usize| rest.split_off(..elems).unwrap_or_default().to_vec();
         Ok(Ran { outputs: outputs.iter().map(|(_, elems)| take(*elems)).collect(), seconds })

@@ -3,10 +3,11 @@
 use super::checkpoint::{Checkpoint, State};
 use super::memory::{Budget, Footprint, largest_batch};
 use super::metrics::{Log, Record};
+use super::rooms::{Mapped, rooms};
 use super::schedule::Schedule;
 use super::settings::Settings;
 use super::step::{EvalProgram, TrainProgram};
-use crate::data::{Loader, LoaderConfig, PairSource, Part};
+use crate::data::{Cursor, Loader, LoaderConfig, PairSource, Part};
 use crate::gpu::Gpu;
 use crate::loss::Terms;
 use crate::model::{Csmoe, weights};
@@ -64,18 +65,23 @@ pub struct Outcome {
 }
 
 impl Pretrain<'_> {
-    fn loader(&self, part: Part, cursor: crate::data::Cursor) -> Result<Loader> {
+    fn walk(&self, part: Part) -> LoaderConfig {
         let s = self.settings;
-        let config = LoaderConfig {
-            batch: s.batch,
-            seed: s.seed,
-            split: s.split,
-            part,
-            flip: s.flips && part == Part::Train,
-            sampling: s.sampling,
-            ..LoaderConfig::default()
-        };
-        Ok(Loader::new(self.source.clone(), config, cursor)?)
+        let (flip, sampling) = (s.flips, s.sampling);
+        LoaderConfig { batch: s.batch, seed: s.seed, split: s.split, part, flip, sampling, ..LoaderConfig::default() }
+    }
+
+    /// The training part, into memory that the step's submit copies from.
+    fn loader(&self, cursor: Cursor) -> Result<Loader<Mapped>> {
+        let s = self.settings;
+        let weights = s.weights.as_ref().map(|w| w.read(&*self.source)).transpose()?;
+        let config = LoaderConfig { weights, ..self.walk(Part::Train) };
+        let rooms = rooms(self.gpu, config.prefetch + s.accumulate, s.batch, self.source.tile_px())?;
+        Ok(Loader::with_rooms(self.source.clone(), config, cursor, rooms)?)
+    }
+
+    fn held_out(&self) -> Result<Loader> {
+        Ok(Loader::new(self.source.clone(), self.walk(Part::Validation), Cursor::default())?)
     }
 
     /// Trains to the end, or until the observer says stop.
@@ -100,11 +106,11 @@ impl Pretrain<'_> {
             None => store.init(gpu, settings.seed),
         }
 
-        let mut loader = self.loader(Part::Train, state.cursor)?;
+        let mut loader = self.loader(state.cursor)?;
         let per_epoch = (loader.batches_per_epoch() as u64).div_ceil(settings.accumulate as u64);
         let schedule =
             Schedule { peak: settings.lr, warmup: settings.warmup(per_epoch), total: settings.steps(per_epoch) };
-        let validation = self.loader(Part::Validation, Default::default()).ok();
+        let validation = self.held_out().ok();
         observer.planned(&Report {
             footprint,
             train_pairs: loader.pairs(),
@@ -126,7 +132,7 @@ impl Pretrain<'_> {
         let mut saved = None;
         while state.step < schedule.total {
             let began = Instant::now();
-            let micro = (0..settings.accumulate).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
+            let mut micro = (0..settings.accumulate).map(|_| loader.next_batch()).collect::<Result<Vec<_>, _>>()?;
             let waited = began.elapsed().as_secs_f64();
             let hyper = Hyper {
                 lr: schedule.rate(state.step),
@@ -136,7 +142,7 @@ impl Pretrain<'_> {
                 step: state.updates + 1,
                 ..Hyper::default()
             };
-            let (terms, update) = program.run(gpu, &micro, &hyper, settings.seed, state.step)?;
+            let (terms, update) = program.run(gpu, &mut micro, &hyper, settings.seed, state.step)?;
             micro.into_iter().for_each(|batch| loader.recycle(batch));
             state.step += 1;
             state.cursor = loader.cursor();
@@ -211,7 +217,7 @@ impl Pretrain<'_> {
 
     /// The mean terms of the validation part; its batches and masks are always the same.
     fn validate(&self, eval: &EvalProgram, pairs: usize) -> Result<Terms> {
-        let mut loader = self.loader(Part::Validation, Default::default())?;
+        let mut loader = self.held_out()?;
         let batches = pairs.div_ceil(self.settings.batch).clamp(1, VALIDATION_BATCHES);
         let mut sum = Terms::default();
         for i in 0..batches {

@@ -1,6 +1,6 @@
 //! How a model is trained; saved with the run.
 
-use crate::data::{Sampling, Split};
+use crate::data::{Sampling, Split, Weights};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,9 @@ pub struct Settings {
     pub split: Split,
     /// How often each pair is drawn.
     pub sampling: Sampling,
+    /// How often beside the others, by a table, instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
     /// Steps between checkpoints; 0: only at the end.
     pub checkpoint_every: u64,
     /// Steps between looks at the validation part; 0: never.
@@ -60,6 +63,7 @@ impl Default for Settings {
             flips: true,
             split: Split::default(),
             sampling: Sampling::Uniform,
+            weights: None,
             checkpoint_every: 500,
             validate_every: 100,
         }

@@ -1,6 +1,7 @@
 //! The programs of a training step: recorded once, replayed every step.
 
 use super::masks;
+use super::rooms::{Mapped, staged};
 use super::settings::Settings;
 use crate::data::{Batch as Pixels, Sensor};
 use crate::gpu::{Gpu, Target};
@@ -103,14 +104,22 @@ impl TrainProgram {
     ///
     /// # Errors
     /// A lost device.
-    pub fn run(&self, gpu: &Gpu, micro: &[Pixels], hyper: &Hyper, seed: u64, step: u64) -> Result<(Terms, Update)> {
+    pub fn run(
+        &self,
+        gpu: &Gpu,
+        micro: &mut [Pixels<Mapped>],
+        hyper: &Hyper,
+        seed: u64,
+        step: u64,
+    ) -> Result<(Terms, Update)> {
         let mut sum = Terms::default();
         let mut stats = Vec::new();
         let mut gpu_s = 0.0;
-        for (i, pixels) in micro.iter().enumerate() {
-            let stream = step * micro.len() as u64 + i as u64;
+        let count = micro.len();
+        for (i, pixels) in micro.iter_mut().enumerate() {
+            let stream = step * count as u64 + i as u64;
             let keep = masks::draw(&self.config, self.batch, seed, stream);
-            feed(gpu, &self.step, &self.config, pixels, &keep)?;
+            feed_masks(gpu, &self.step, &self.config, &pixels.flips, &keep)?;
             let names: &[&str] = match self.update {
                 None => {
                     self.step.write(gpu, "hyper", &hyper.values())?;
@@ -118,14 +127,14 @@ impl TrainProgram {
                 }
                 Some(_) => &["scalars"],
             };
-            let mut ran = self.step.run_and_read(gpu, names)?;
+            let mut ran = self.step.run_staged(gpu, &mut staged(pixels), names)?;
             gpu_s += ran.seconds;
             let terms = self.objective.terms(&ran.outputs[0]);
-            sum.0.iter_mut().zip(terms.0).for_each(|(s, v)| *s += v / micro.len() as f32);
+            sum.0.iter_mut().zip(terms.0).for_each(|(s, v)| *s += v / count as f32);
             stats = ran.outputs.pop().unwrap_or_default();
         }
         if let Some(update) = &self.update {
-            let hyper = Hyper { grad_scale: hyper.grad_scale / micro.len() as f64, ..*hyper };
+            let hyper = Hyper { grad_scale: hyper.grad_scale / count as f64, ..*hyper };
             update.write(gpu, "hyper", &hyper.values())?;
             let mut ran = update.run_and_read(gpu, &["stats"])?;
             gpu_s += ran.seconds;
@@ -174,11 +183,18 @@ impl EvalProgram {
 /// # Errors
 /// A batch that is not the program's.
 pub fn feed(gpu: &Gpu, program: &Program, config: &Config, pixels: &Pixels, keep: &[Vec<u32>; 2]) -> Result<()> {
-    let tables = masks::tables(keep, pixels.flips.len(), config.patches());
-    let flips: Vec<u32> = pixels.flips.iter().map(|f| u32::from(*f)).collect();
-    program.write(gpu, "flips", &flips)?;
-    for (i, (sensor, values)) in [(Sensor::S1, &pixels.s1), (Sensor::S2, &pixels.s2)].into_iter().enumerate() {
+    for (sensor, values) in [(Sensor::S1, &pixels.s1), (Sensor::S2, &pixels.s2)] {
         program.write(gpu, &format!("pixels.{sensor}"), values)?;
+    }
+    feed_masks(gpu, program, config, &pixels.flips, keep)
+}
+
+/// The same without the pixels.
+fn feed_masks(gpu: &Gpu, program: &Program, config: &Config, flips: &[u8], keep: &[Vec<u32>; 2]) -> Result<()> {
+    let tables = masks::tables(keep, flips.len(), config.patches());
+    let flips: Vec<u32> = flips.iter().map(|f| u32::from(*f)).collect();
+    program.write(gpu, "flips", &flips)?;
+    for (i, sensor) in [Sensor::S1, Sensor::S2].into_iter().enumerate() {
         program.write(gpu, &format!("keep.{sensor}"), &keep[i])?;
         program.write(gpu, &format!("hidden.{sensor}"), &tables.hidden[i])?;
     }

@@ -78,6 +78,9 @@ impl PairSource for Pairs {
     fn describe(&self) -> &Report {
         &self.0.report
     }
+    fn id(&self, index: usize) -> Result<String> {
+        Ok(self.0.id(index))
+    }
     fn group(&self, index: usize) -> usize {
         self.0.tiles[index].scene as usize
     }

@@ -289,6 +289,9 @@ impl PairSource for Store {
     fn describe(&self) -> &Report {
         &self.report
     }
+    fn id(&self, index: usize) -> Result<String> {
+        self.locate(index).map(|(shard, at)| shard.id(at))
+    }
     fn group(&self, index: usize) -> usize {
         // A shard that cannot be read fails when its pixels are asked for; until then each patch is its own scene.
         self.locate(index).map_or(index, |(shard, at)| shard.group(at))

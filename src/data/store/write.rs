@@ -52,6 +52,8 @@ pub struct Outcome {
     pub dropped: BTreeMap<String, usize>,
     /// Scenes that were not read, by reason.
     pub left_out: BTreeMap<String, usize>,
+    /// What was done to how many scenes.
+    pub notes: BTreeMap<String, usize>,
 }
 
 /// Who watches.
@@ -101,11 +103,12 @@ impl Job<'_> {
             pairs: 0,
             dropped: BTreeMap::new(),
             left_out: BTreeMap::new(),
+            notes: BTreeMap::new(),
         };
         if missing == 0 {
             let index = self.finish(&plan)?;
             outcome.pairs = index.patches.iter().map(|n| *n as usize).sum();
-            (outcome.dropped, outcome.left_out) = (index.dropped, index.left_out);
+            (outcome.dropped, outcome.left_out, outcome.notes) = (index.dropped, index.left_out, index.notes);
         }
         Ok(outcome)
     }

@@ -106,6 +106,9 @@ impl PairSource for Synth {
     fn describe(&self) -> &Report {
         &self.report
     }
+    fn id(&self, index: usize) -> Result<String> {
+        Ok(format!("synth{}_{index:06}", self.seed))
+    }
     fn label(&self, index: usize) -> Option<u32> {
         Some(u32::from(self.subject(index).0))
     }
@@ -115,14 +118,7 @@ impl PairSource for Synth {
         let view = Stream::new(self.seed, &[VIEW, index as u64]);
         let (s1, s2) = observe(&land, view, self.px);
         let geo = Some(self.place(index, climate));
-        Ok(Pair {
-            id: format!("synth{}_{index:06}", self.seed),
-            s1,
-            s2,
-            geo,
-            label: Some(class as u32),
-            mask: Some(land.classes),
-        })
+        Ok(Pair { id: self.id(index)?, s1, s2, geo, label: Some(class as u32), mask: Some(land.classes) })
     }
 }
 
