@@ -251,14 +251,19 @@ fn read_metadata(path: &Path) -> Result<Metadata> {
 
 #[cfg(feature = "parquet")]
 fn read_metadata(path: &Path) -> Result<Metadata> {
-    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::file::reader::FileReader;
     use parquet::record::Field;
+    use parquet::schema::types::Type;
 
     let wrong =
         |row: usize, e: String| Error::new(path.display(), format!("row {row}: {e}"), "fetch metadata.parquet again");
     let file = std::fs::File::open(path).map_err(|e| wrong(0, e.to_string()))?;
-    let reader = SerializedFileReader::new(file).map_err(|e| wrong(0, e.to_string()))?;
-    let rows = reader.get_row_iter(None).map_err(|e| wrong(0, e.to_string()))?;
+    let reader = super::super::pages::open(file).map_err(|e| wrong(0, e.to_string()))?;
+    // The other columns are not read.
+    let schema = reader.metadata().file_metadata().schema();
+    let used = schema.get_fields().iter().filter(|f| ["patch_id", "s1_name", "labels"].contains(&f.name()));
+    let used = Type::group_type_builder(schema.name()).with_fields(used.cloned().collect()).build();
+    let rows = used.and_then(|used| reader.get_row_iter(Some(used))).map_err(|e| wrong(0, e.to_string()))?;
     let mut found = Metadata::default();
     for (number, row) in rows.enumerate() {
         let row = row.map_err(|e| wrong(number, e.to_string()))?;

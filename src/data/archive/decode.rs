@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use gdal::vsi::{create_mem_file, unlink_mem_file};
+use gdal::Dataset;
+use gdal::vsi::create_mem_file_from_ref;
 
-use super::super::geotiff::raster::{dtype_name, georeference, open, unreadable};
+use super::super::geotiff::keys;
+use super::super::geotiff::raster::{crs, dtype_name, open_sized, transform, unreadable};
 use super::super::geotiff::write::in_memory;
 use super::super::{Error, Geo, Result};
 use super::Band;
@@ -14,25 +16,39 @@ const LARGEST: usize = 4096;
 
 /// Decodes band 1 of a GeoTIFF file. `zero_is_missing`: Sentinel-2's mark of a missing pixel, which no tag tells.
 pub fn file(path: &Path, name: &str, zero_is_missing: bool) -> Result<Band> {
-    band(path, name, zero_is_missing, &path.display().to_string())
+    let from = path.display().to_string();
+    // Whole: a tile's file is small, and GDAL looks beside files on disk for a dozen others.
+    let data = std::fs::read(path)
+        .map_err(|e| Error::new(&from, format!("cannot be read as a GeoTIFF: {e}"), "fetch the file again"))?;
+    bytes(data, name, zero_is_missing, &from)
 }
 
 /// The same from a GeoTIFF's bytes; `from` names their place in errors.
-pub fn bytes(data: Vec<u8>, name: &str, zero_is_missing: bool, from: &str) -> Result<Band> {
+pub fn bytes(mut data: Vec<u8>, name: &str, zero_is_missing: bool, from: &str) -> Result<Band> {
     if data.is_empty() {
         // GDAL would free memory that nobody took.
         return Err(Error::new(from, "0 bytes, a GeoTIFF is expected", "fetch the file again"));
     }
-    let path = in_memory();
-    let failed = |e| unreadable(Path::new(from), e);
-    create_mem_file(&path, data).map_err(failed)?;
-    let decoded = band(Path::new(&path), name, zero_is_missing, from);
-    unlink_mem_file(&path).map_err(failed)?;
-    decoded.map_err(|e| Error { subject: from.into(), problem: e.problem.replace(&path, from), remedy: e.remedy })
+    let (path, length, keys) = (in_memory(), data.len() as u64, keys::of(&data));
+    let memory = create_mem_file_from_ref(Path::new(&path), &mut data).map_err(|e| unreadable(Path::new(from), e))?;
+    let opened = open_sized(Path::new(&path), length);
+    let decoded = opened.and_then(|dataset| band(dataset, Path::new(&path), keys, name, zero_is_missing, from));
+    drop(memory);
+    decoded.map_err(|e| Error {
+        subject: e.subject.replace(&path, from),
+        problem: e.problem.replace(&path, from),
+        remedy: e.remedy,
+    })
 }
 
-fn band(path: &Path, name: &str, zero_is_missing: bool, from: &str) -> Result<Band> {
-    let dataset = open(path)?;
+fn band(
+    dataset: Dataset,
+    path: &Path,
+    keys: Option<Vec<u8>>,
+    name: &str,
+    zero_is_missing: bool,
+    from: &str,
+) -> Result<Band> {
     let (width, height) = dataset.raster_size();
     if width.max(height) > LARGEST || width.min(height) == 0 {
         let problem = format!("{width} x {height} pixels, at most {LARGEST} x {LARGEST} are expected in a tile");
@@ -52,8 +68,7 @@ fn band(path: &Path, name: &str, zero_is_missing: bool, from: &str) -> Result<Ba
             *x = f32::NAN;
         }
     }
-    let (transform, crs) = georeference(&dataset);
-    let geo = transform.map(|t| Geo::new(t, crs, width, height));
+    let geo = transform(&dataset).map(|t| Geo::new(t, crs(&dataset, keys), width, height));
     Ok(Band { name: name.into(), dtype: dtype.into(), values, width, height, geo, from: from.into() })
 }
 

@@ -4,6 +4,7 @@
 
 pub mod export;
 pub(super) mod find;
+pub(super) mod keys;
 pub(super) mod raster;
 pub mod write;
 
