@@ -141,6 +141,10 @@ impl BigEarthNet {
         }
         let places = options.select(places.into_iter().collect(), |(place, _)| place, &mut about)?;
         let places = together(places, &mut about);
+        if places.is_empty() {
+            let problem = "none of its patches is named as one of Sentinel-1 or Sentinel-2";
+            return Err(Error::new(&about.name, problem, "name the folder or file of BigEarthNet v2"));
+        }
         // 1200 m: what every patch covers.
         about.tile_px = options.tile_px.unwrap_or(120);
         about.patches_per_scene = (120 / about.tile_px).pow(2).max(1);

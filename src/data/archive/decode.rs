@@ -98,6 +98,34 @@ mod tests {
     }
 
     #[test]
+    fn no_room_is_made_for_pixels_that_the_file_cannot_hold() {
+        let mut lying = tiff(24);
+        for tag in [0, 1] {
+            // ImageWidth and ImageLength: one number of two bytes.
+            let place = lying.windows(10).position(|w| w == [tag, 1, 3, 0, 1, 0, 0, 0, 24, 0]).unwrap();
+            lying[place + 8..][..2].copy_from_slice(&4000u16.to_le_bytes());
+        }
+        let (took, _) = crate::data::meter::measure(|| {
+            let message = bytes(lying.clone(), "B02", true, "part").unwrap_err().to_string();
+            assert!(message.contains("4000 x 4000 pixels, more than"), "{message}");
+        });
+        assert!(took < 100_000, "{took}");
+    }
+
+    #[test]
+    fn what_is_no_geotiff_opens_no_other_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("other.tif"), tiff(24)).unwrap();
+        let vrt = format!(
+            "<VRTDataset rasterXSize=\"24\" rasterYSize=\"24\"><VRTRasterBand dataType=\"UInt16\" band=\"1\"><SimpleSource>\
+             <SourceFilename>{}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>",
+            dir.path().join("other.tif").display()
+        );
+        let message = bytes(vrt.into_bytes(), "B02", true, "part").unwrap_err().to_string();
+        assert!(message.starts_with("part: cannot be read as a GeoTIFF"), "{message}");
+    }
+
+    #[test]
     fn ruined_bytes_name_their_place() {
         let whole = tiff(24);
         let mut stream = Stream::new(5, &[]);

@@ -17,14 +17,14 @@ use super::archive::{ArchiveOptions, BoaOffset, Reader, big_earth_net, decode, g
 use super::store::write::{Job, OnError, Watch};
 use super::store::{Store, shard_name};
 use super::synth::Synth;
-use super::synth::layouts::CellPlace;
+use super::synth::layouts::some_cells;
 use super::{Error, Geo, PairSource, Result, S1_BANDS, S2_BANDS, geotiff, meter};
 use stage::Stage;
 
 /// Side of a tile: the least there is.
 const PX: usize = 8;
-/// What a reader may take beside: buffers of files, tables of a coordinate system, the places of a batch of rows.
-const BESIDE: usize = 1 << 20;
+/// What a reader may take beside: a coordinate system that PROJ has not met yet takes 1 MiB, buffers of files much less.
+const BESIDE: usize = 2 << 20;
 
 /// A target's name, and what it does with any bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -129,7 +129,7 @@ macro_rules! target {
 target!(
     /// Major TOM in Parquet.
     major_tom,
-    |root| Synth::new(2, 8, PX).write_major_tom(root, &cells(2), |_| {}).expect("written"),
+    |root| Synth::new(2, 8, PX).write_major_tom(root, &some_cells(2), |_| {}).expect("written"),
     |root: &Path, options: &ArchiveOptions| boxed(major_tom::MajorTom::find(root, options))
 );
 
@@ -160,21 +160,6 @@ target!(
     |root| geotiff::export::export(&Synth::new(2, 8, PX), root, |_| {}).expect("written"),
     |root: &Path, options: &ArchiveOptions| open(&root.display().to_string(), options).map(Some)
 );
-
-/// Cells of Major TOM's grid, one beside the other.
-pub fn cells(n: usize) -> Vec<CellPlace> {
-    let cell = |i: usize| CellPlace {
-        name: format!("{i}U_7R"),
-        row: i as i64,
-        col: 7,
-        lat: 1.0,
-        lon: 2.0,
-        crs: "EPSG:32631".into(),
-        left: 500_000.0 + i as f64,
-        top: 1e6,
-    };
-    (0..n).map(cell).collect()
-}
 
 /// One cell as Major TOM's downloader leaves it, radar of 7.5 m and all optical bands of 10 m.
 pub fn write_unpacked(root: &Path) {
@@ -303,4 +288,52 @@ fn mend_shard(path: &Path) -> Option<()> {
     let head = head.to_string();
     let whole = [&(head.len() as u64).to_le_bytes()[..], head.as_bytes(), &data].concat();
     std::fs::write(path, whole).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_corpus_breaks_no_promise() {
+        for (name, run) in TARGETS {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+            let inputs = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+            let mut count = 0;
+            for input in inputs {
+                run(&std::fs::read(input.unwrap().path()).unwrap());
+                count += 1;
+            }
+            assert!(count > 10, "{name}: {count} inputs");
+        }
+    }
+
+    /// Every file of every archive cut short, absent, changed for another or for nonsense.
+    #[test]
+    fn each_file_may_be_spoilt() {
+        for (_, run) in TARGETS {
+            for file in 0..16 {
+                for first in [0, 1, 64, 192] {
+                    run(&[first]);
+                    run(&[first, 2, file, 0, 0]);
+                    run(&[first, 2, file, 200, 0]);
+                    run(&[first, 3, file]);
+                    run(&[first, 4, file, file + 1]);
+                    run(&[first, 4, file, file + 3]);
+                    run(&[&[first, 0, file, 8, 0][..], b"nonsense"].concat());
+                    run(&[&[first, 5, file, 9][..], b"S2/b.tif."].concat());
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes for files of")]
+    fn too_much_memory_is_noticed() {
+        let mut bench = Bench::new("greedy", |root| std::fs::write(root.join("a"), "a").unwrap());
+        staged(&mut bench, &[], |_, _| {
+            std::hint::black_box(vec![1u8; 3 * BESIDE]);
+            Ok(())
+        });
+    }
 }
