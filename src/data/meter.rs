@@ -29,11 +29,12 @@ pub fn measure(work: impl FnOnce()) -> (usize, usize) {
     ((MOST.get() - start).max(0) as usize, BELIEVED.get())
 }
 
-/// Runs `work` without counting what it takes only for as long as it runs.
+/// Runs `work` without counting what it takes and keeps.
 pub fn aside<T>(work: impl FnOnce() -> T) -> T {
-    let most = MOST.get();
+    let (now, most) = (NOW.get(), MOST.get());
     let done = work();
-    MOST.set(most.max(NOW.get()));
+    NOW.set(now);
+    MOST.set(most);
     done
 }
 

@@ -1,10 +1,12 @@
 //! Parquet files whose pages are held against the file before room is made for them. The library believes what the header
 //! of a page says, and a flipped bit there would ask for gigabytes.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
 use parquet::basic::Compression;
 use parquet::errors::{ParquetError, Result};
@@ -21,6 +23,10 @@ pub struct Pages {
 
 /// Opens a Parquet file: its columns lie inside it, and its pages hold what their headers say.
 pub fn open(file: File) -> Result<SerializedFileReader<Pages>> {
+    caught(|| checked(file))?
+}
+
+fn checked(file: File) -> Result<SerializedFileReader<Pages>> {
     let length = file.metadata()?.len();
     let expansion = Arc::new(AtomicU64::new(0));
     let reader = SerializedFileReader::new(Pages { file, length, expansion: expansion.clone() })?;
@@ -34,6 +40,24 @@ pub fn open(file: File) -> Result<SerializedFileReader<Pages>> {
         }
     }
     Ok(reader)
+}
+
+/// Runs calls of the library, which panics at values cut short, and says so in an error; nothing is printed.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T> {
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                before(panic);
+            }
+        }));
+    });
+    let outer = QUIET.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(outer);
+    done.map_err(|_| wrong("values that the library cannot make out".into()))
 }
 
 fn wrong(problem: String) -> ParquetError {
@@ -155,7 +179,7 @@ fn check(mut head: &[u8], expansion: u64) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::check;
+    use super::{caught, check};
 
     /// A page's header as far as it is read: kind, bytes, bytes in the file; then a struct of numbers.
     fn header(sizes: [u8; 3], kind: u8, numbers: &[u8]) -> Vec<u8> {
@@ -167,6 +191,13 @@ mod tests {
             &numbers.iter().flat_map(field).collect::<Vec<_>>(),
         ]
         .concat()
+    }
+
+    #[test]
+    fn a_panic_of_the_library_is_an_error() {
+        assert_eq!(caught(|| 3).unwrap(), 3);
+        let message = caught(|| [0; 3][std::hint::black_box(3)]).unwrap_err().to_string();
+        assert!(message.contains("cannot make out"), "{message}");
     }
 
     #[test]

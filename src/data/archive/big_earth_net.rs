@@ -195,6 +195,9 @@ impl BigEarthNet {
                     let from = from.clone();
                     bands.push(Band { name: band, dtype: dtype.into(), values, width, height, geo: None, from });
                 }
+                if !bands.iter().any(|band| sensor.bands().contains(&band.name.as_str())) {
+                    return Err(wrong(format!("no tensor is a band of {sensor}")));
+                }
                 Ok(())
             }
         }
@@ -255,6 +258,7 @@ fn read_metadata(path: &Path) -> Result<Metadata> {
 
 #[cfg(feature = "parquet")]
 fn read_metadata(path: &Path) -> Result<Metadata> {
+    use super::super::pages::{caught, open};
     use parquet::file::reader::FileReader;
     use parquet::record::Field;
     use parquet::schema::types::Type;
@@ -262,14 +266,16 @@ fn read_metadata(path: &Path) -> Result<Metadata> {
     let wrong =
         |row: usize, e: String| Error::new(path.display(), format!("row {row}: {e}"), "fetch metadata.parquet again");
     let file = std::fs::File::open(path).map_err(|e| wrong(0, e.to_string()))?;
-    let reader = super::super::pages::open(file).map_err(|e| wrong(0, e.to_string()))?;
+    let reader = open(file).map_err(|e| wrong(0, e.to_string()))?;
     // The other columns are not read.
     let schema = reader.metadata().file_metadata().schema();
     let used = schema.get_fields().iter().filter(|f| ["patch_id", "s1_name", "labels"].contains(&f.name()));
     let used = Type::group_type_builder(schema.name()).with_fields(used.cloned().collect()).build();
-    let rows = used.and_then(|used| reader.get_row_iter(Some(used))).map_err(|e| wrong(0, e.to_string()))?;
+    let rows = used.and_then(|used| caught(|| reader.get_row_iter(Some(used)))?);
+    let mut rows = rows.map_err(|e| wrong(0, e.to_string()))?;
     let mut found = Metadata::default();
-    for (number, row) in rows.enumerate() {
+    for number in 0.. {
+        let Some(row) = caught(|| rows.next()).map_err(|e| wrong(number, e.to_string()))? else { break };
         let row = row.map_err(|e| wrong(number, e.to_string()))?;
         let (mut patch, mut s1, mut labels) = (None, None, vec![]);
         for (name, field) in row.get_column_iter() {

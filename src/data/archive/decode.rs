@@ -6,7 +6,7 @@ use gdal::Dataset;
 use gdal::vsi::create_mem_file_from_ref;
 
 use super::super::geotiff::keys;
-use super::super::geotiff::raster::{crs, dtype_name, open_sized, transform, unreadable};
+use super::super::geotiff::raster::{FileBytes, crs, dtype_name, open_sized, transform, unreadable};
 use super::super::geotiff::write::in_memory;
 use super::super::{Error, Geo, Result};
 use super::Band;
@@ -29,9 +29,9 @@ pub fn bytes(mut data: Vec<u8>, name: &str, zero_is_missing: bool, from: &str) -
         // GDAL would free memory that nobody took.
         return Err(Error::new(from, "0 bytes, a GeoTIFF is expected", "fetch the file again"));
     }
-    let (path, length, keys) = (in_memory(), data.len() as u64, keys::of(&data));
+    let (path, about, keys) = (in_memory(), FileBytes::of(&data), keys::of(&data));
     let memory = create_mem_file_from_ref(Path::new(&path), &mut data).map_err(|e| unreadable(Path::new(from), e))?;
-    let opened = open_sized(Path::new(&path), length);
+    let opened = open_sized(Path::new(&path), about);
     let decoded = opened.and_then(|dataset| band(dataset, Path::new(&path), keys, name, zero_is_missing, from));
     drop(memory);
     decoded.map_err(|e| Error {

@@ -171,6 +171,9 @@ impl Reader for GeoBench {
                 }
             }
         }
+        if scene.bands.is_empty() {
+            return Err(wrong("none of its datasets is a band".into()));
+        }
         units(&mut scene);
         Ok(scene)
     }

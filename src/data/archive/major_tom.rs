@@ -188,13 +188,15 @@ fn read_group(path: &Path, group: usize, sensor: Sensor) -> Result<Vec<(String, 
         let Some(name) = band_name(name).filter(|n| sensor.bands().contains(&n.as_str())) else { continue };
         let here = || format!("{}, column {}", place(), parts[0]);
         let ColumnReader::ByteArrayColumnReader(mut reader) =
-            group.get_column_reader(index).map_err(|e| damaged(here(), e))?
+            pages::caught(|| group.get_column_reader(index)).flatten().map_err(|e| damaged(here(), e))?
         else {
             return Err(Error::new(here(), "not a column of bytes", "GeoTIFFs are expected in every band's column"));
         };
         let (mut values, mut levels) = (vec![], vec![]);
         let nullable = column.column_descr().max_def_level() > 0;
-        reader.read_records(1, nullable.then_some(&mut levels), None, &mut values).map_err(|e| damaged(here(), e))?;
+        pages::caught(|| reader.read_records(1, nullable.then_some(&mut levels), None, &mut values))
+            .flatten()
+            .map_err(|e| damaged(here(), e))?;
         match values.pop() {
             Some(value) => found.push((name, value)),
             None => return Err(Error::new(here(), "is empty", "fetch the file of images again")),

@@ -131,8 +131,14 @@ fn expansion(codec: Option<&str>) -> u64 {
     }
 }
 
-/// Opens a file of `length` bytes, if its header promises no more pixels than these can hold.
-pub fn open_sized(path: &Path, length: u64) -> Result<Dataset> {
+/// Opens a file of these bytes, if its header promises no more pixels than they can hold.
+pub fn open_sized(path: &Path, file: FileBytes) -> Result<Dataset> {
+    /// More than any camera has; GDAL takes 700 bytes for each at once.
+    const MOST_BANDS: u64 = 1000;
+    let FileBytes { length, bands } = file;
+    if let Some(bands) = bands.filter(|bands| *bands > MOST_BANDS) {
+        return Err(damaged(path, &format!("{bands} bands, at most {MOST_BANDS} are expected")));
+    }
     let dataset = open_any(path)?;
     let bands = dataset.raster_count();
     let failed = |e| unreadable(path, e);
@@ -158,10 +164,26 @@ pub fn open_sized(path: &Path, length: u64) -> Result<Dataset> {
     Ok(dataset)
 }
 
+/// What is asked of a file's bytes before GDAL opens it.
+pub struct FileBytes {
+    length: u64,
+    bands: Option<u64>,
+}
+
+impl FileBytes {
+    /// Of all bytes of a file.
+    pub fn of(file: &[u8]) -> Self {
+        Self { length: file.len() as u64, bands: keys::bands(file) }
+    }
+}
+
 /// [`open_sized`] for a file on disk.
 pub fn open(path: &Path) -> Result<Dataset> {
-    let length = std::fs::metadata(path).map_err(|e| damaged(path, &e.to_string()))?.len();
-    open_sized(path, length)
+    let failed = |e: std::io::Error| damaged(path, &e.to_string());
+    let file = std::fs::File::open(path).map_err(failed)?;
+    // SAFETY: archives are not written while they are read.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+    open_sized(path, FileBytes::of(&map))
 }
 
 /// Opens a GeoTIFF without letting GDAL print. Nothing but a GeoTIFF: others, like a VRT, can name files elsewhere.

@@ -87,14 +87,16 @@ pub fn read(path: &Path, fields: &[Field], columns: &[usize], each: &mut dyn FnM
         let total = usize::try_from(group.metadata().num_rows()).with_context(broken)?;
         let mut readers = Vec::new();
         for &l in &leaves {
-            readers.push((group.get_column_reader(l).with_context(broken)?, schema.column(l)));
+            readers.push((pages::caught(|| group.get_column_reader(l))?.with_context(broken)?, schema.column(l)));
         }
         let mut done = 0;
         while done < total {
             let rows = BATCH_ROWS.min(total - done);
             let columns = readers
                 .iter_mut()
-                .map(|(r, d)| values(r, d, rows, &geometry).with_context(broken))
+                .map(|(r, d)| {
+                    pages::caught(|| values(r, d, rows, &geometry)).with_context(broken)?.with_context(broken)
+                })
                 .collect::<Result<_>>()?;
             each(Batch { first_row, rows, columns })?;
             (done, first_row) = (done + rows, first_row + rows);
