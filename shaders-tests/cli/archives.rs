@@ -115,6 +115,61 @@ fn killed_at_any_moment_the_store_ends_with_the_same_bytes() {
     assert!(files(&killed) == files(&whole), "{:?}", files(&killed).keys());
 }
 
+/// On a disk that fills up and is then made larger.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_a_store_that_resumes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let (disk, whole, copy) = (at("disk"), at("whole"), at("copy"));
+    std::fs::create_dir(&disk).expect("a folder");
+    let store = disk.join("store");
+    fn cut(out: &Path) -> [&str; 7] {
+        ["patches", "--archive", "synth:1500", "--tile-px", "16", "--out", text(out)]
+    }
+    succeed(&cut(&whole));
+    let script = "mount -t tmpfs -o size=4m csmoe \"$0\" || exit 9\n\"$@\" && exit 8\nls -a \"$0/store\"\n\
+                  mount -o remount,size=64m \"$0\" && \"$@\" && cp -r \"$0/store\" \"$0/../copy\"";
+    let inner = csmoe(&cut(&store));
+    let mut command = std::process::Command::new("unshare");
+    command.args(["-rm", "bash", "-c", script, text(&disk)]).arg(inner.get_program()).args(inner.get_args());
+    let Ok(output) = command.output() else { return };
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code() == Some(9) || errors.starts_with("unshare") {
+        println!("skipped: no disk can be mounted here");
+        return;
+    }
+    assert!(output.status.success(), "{:?} {errors}", output.status);
+    assert!(errors.contains("cannot be written") && errors.contains("free space"), "{errors}");
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(listed.contains("index.json") && !listed.contains(".part"), "{listed}");
+    assert!(files(&copy) == files(&whole), "{:?}", files(&copy).keys());
+}
+
+#[test]
+fn unreadable_scenes_stop_or_are_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let (archive, stopped, store) = (at("archive"), at("stopped"), at("store"));
+    succeed(&["synth", "--layout", "bigearthnet", "--pairs", "3", "--tile-px", "24", "--out", text(&archive)]);
+    let mut found = vec![archive.join("BigEarthNet-S2")];
+    while found[0].is_dir() {
+        let mut inside: Vec<_> =
+            std::fs::read_dir(&found[0]).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+        inside.sort();
+        found = inside;
+    }
+    let bytes = std::fs::read(&found[1]).expect("a band");
+    std::fs::write(&found[1], &bytes[..bytes.len() / 2]).expect("written");
+    let (_, message) = fail(&["patches", "--archive", text(&archive), "--tile-px", "24", "--out", text(&stopped)]);
+    assert!(message.contains(text(&found[1])), "{message}");
+    let args = ["patches", "--archive", text(&archive), "--tile-px", "24", "--on-error", "skip", "--out", text(&store)];
+    let output = succeed(&args);
+    let (said, skipped) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(said.starts_with("2 patches") && said.contains("1 unreadable"), "{said}");
+    assert!(skipped.contains("skipped: ") && skipped.contains(text(&found[1])), "{skipped}");
+}
+
 #[test]
 fn real_archives_are_told_apart() {
     let Some(data) = real_data("") else { return };

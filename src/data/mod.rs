@@ -6,12 +6,18 @@
 pub mod archive;
 pub mod cache;
 pub mod export;
+#[cfg(all(any(test, fuzzing), feature = "gdal", feature = "hdf5", feature = "parquet"))]
+pub mod fuzz;
 pub mod geo;
 #[cfg(feature = "gdal")]
 pub mod geotiff;
 pub mod inspect;
 pub mod loader;
+#[cfg(any(test, fuzzing))]
+pub mod meter;
 pub mod normalisation;
+#[cfg(feature = "parquet")]
+pub mod pages;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 pub mod picture;

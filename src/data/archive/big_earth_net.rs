@@ -141,6 +141,10 @@ impl BigEarthNet {
         }
         let places = options.select(places.into_iter().collect(), |(place, _)| place, &mut about)?;
         let places = together(places, &mut about);
+        if places.is_empty() {
+            let problem = "none of its patches is named as one of Sentinel-1 or Sentinel-2";
+            return Err(Error::new(&about.name, problem, "name the folder or file of BigEarthNet v2"));
+        }
         // 1200 m: what every patch covers.
         about.tile_px = options.tile_px.unwrap_or(120);
         about.patches_per_scene = (120 / about.tile_px).pow(2).max(1);
@@ -190,6 +194,9 @@ impl BigEarthNet {
                     let dtype = if tensor.dtype() == Dtype::U16 { "uint16" } else { "float32" };
                     let from = from.clone();
                     bands.push(Band { name: band, dtype: dtype.into(), values, width, height, geo: None, from });
+                }
+                if !bands.iter().any(|band| sensor.bands().contains(&band.name.as_str())) {
+                    return Err(wrong(format!("no tensor is a band of {sensor}")));
                 }
                 Ok(())
             }
@@ -251,16 +258,24 @@ fn read_metadata(path: &Path) -> Result<Metadata> {
 
 #[cfg(feature = "parquet")]
 fn read_metadata(path: &Path) -> Result<Metadata> {
-    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use super::super::pages::{caught, open};
+    use parquet::file::reader::FileReader;
     use parquet::record::Field;
+    use parquet::schema::types::Type;
 
     let wrong =
         |row: usize, e: String| Error::new(path.display(), format!("row {row}: {e}"), "fetch metadata.parquet again");
     let file = std::fs::File::open(path).map_err(|e| wrong(0, e.to_string()))?;
-    let reader = SerializedFileReader::new(file).map_err(|e| wrong(0, e.to_string()))?;
-    let rows = reader.get_row_iter(None).map_err(|e| wrong(0, e.to_string()))?;
+    let reader = open(file).map_err(|e| wrong(0, e.to_string()))?;
+    // The other columns are not read.
+    let schema = reader.metadata().file_metadata().schema();
+    let used = schema.get_fields().iter().filter(|f| ["patch_id", "s1_name", "labels"].contains(&f.name()));
+    let used = Type::group_type_builder(schema.name()).with_fields(used.cloned().collect()).build();
+    let rows = used.and_then(|used| caught(|| reader.get_row_iter(Some(used)))?);
+    let mut rows = rows.map_err(|e| wrong(0, e.to_string()))?;
     let mut found = Metadata::default();
-    for (number, row) in rows.enumerate() {
+    for number in 0.. {
+        let Some(row) = caught(|| rows.next()).map_err(|e| wrong(number, e.to_string()))? else { break };
         let row = row.map_err(|e| wrong(number, e.to_string()))?;
         let (mut patch, mut s1, mut labels) = (None, None, vec![]);
         for (name, field) in row.get_column_iter() {

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use gdal::vsi::{create_mem_file, unlink_mem_file};
+use gdal::Dataset;
+use gdal::vsi::create_mem_file_from_ref;
 
-use super::super::geotiff::raster::{dtype_name, georeference, open, unreadable};
+use super::super::geotiff::keys;
+use super::super::geotiff::raster::{FileBytes, crs, dtype_name, open_sized, transform, unreadable};
 use super::super::geotiff::write::in_memory;
 use super::super::{Error, Geo, Result};
 use super::Band;
@@ -14,25 +16,39 @@ const LARGEST: usize = 4096;
 
 /// Decodes band 1 of a GeoTIFF file. `zero_is_missing`: Sentinel-2's mark of a missing pixel, which no tag tells.
 pub fn file(path: &Path, name: &str, zero_is_missing: bool) -> Result<Band> {
-    band(path, name, zero_is_missing, &path.display().to_string())
+    let from = path.display().to_string();
+    // Whole: a tile's file is small, and GDAL looks beside files on disk for a dozen others.
+    let data = std::fs::read(path)
+        .map_err(|e| Error::new(&from, format!("cannot be read as a GeoTIFF: {e}"), "fetch the file again"))?;
+    bytes(data, name, zero_is_missing, &from)
 }
 
 /// The same from a GeoTIFF's bytes; `from` names their place in errors.
-pub fn bytes(data: Vec<u8>, name: &str, zero_is_missing: bool, from: &str) -> Result<Band> {
+pub fn bytes(mut data: Vec<u8>, name: &str, zero_is_missing: bool, from: &str) -> Result<Band> {
     if data.is_empty() {
         // GDAL would free memory that nobody took.
         return Err(Error::new(from, "0 bytes, a GeoTIFF is expected", "fetch the file again"));
     }
-    let path = in_memory();
-    let failed = |e| unreadable(Path::new(from), e);
-    create_mem_file(&path, data).map_err(failed)?;
-    let decoded = band(Path::new(&path), name, zero_is_missing, from);
-    unlink_mem_file(&path).map_err(failed)?;
-    decoded.map_err(|e| Error { subject: from.into(), problem: e.problem.replace(&path, from), remedy: e.remedy })
+    let (path, about, keys) = (in_memory(), FileBytes::of(&data), keys::of(&data));
+    let memory = create_mem_file_from_ref(Path::new(&path), &mut data).map_err(|e| unreadable(Path::new(from), e))?;
+    let opened = open_sized(Path::new(&path), about);
+    let decoded = opened.and_then(|dataset| band(dataset, Path::new(&path), keys, name, zero_is_missing, from));
+    drop(memory);
+    decoded.map_err(|e| Error {
+        subject: e.subject.replace(&path, from),
+        problem: e.problem.replace(&path, from),
+        remedy: e.remedy,
+    })
 }
 
-fn band(path: &Path, name: &str, zero_is_missing: bool, from: &str) -> Result<Band> {
-    let dataset = open(path)?;
+fn band(
+    dataset: Dataset,
+    path: &Path,
+    keys: Option<Vec<u8>>,
+    name: &str,
+    zero_is_missing: bool,
+    from: &str,
+) -> Result<Band> {
     let (width, height) = dataset.raster_size();
     if width.max(height) > LARGEST || width.min(height) == 0 {
         let problem = format!("{width} x {height} pixels, at most {LARGEST} x {LARGEST} are expected in a tile");
@@ -52,8 +68,7 @@ fn band(path: &Path, name: &str, zero_is_missing: bool, from: &str) -> Result<Ba
             *x = f32::NAN;
         }
     }
-    let (transform, crs) = georeference(&dataset);
-    let geo = transform.map(|t| Geo::new(t, crs, width, height));
+    let geo = transform(&dataset).map(|t| Geo::new(t, crs(&dataset, keys), width, height));
     Ok(Band { name: name.into(), dtype: dtype.into(), values, width, height, geo, from: from.into() })
 }
 
@@ -80,6 +95,34 @@ mod tests {
     fn no_bytes_are_an_error() {
         let message = bytes(vec![], "B02", true, "part: row group 3").unwrap_err().to_string();
         assert!(message.starts_with("part: row group 3: 0 bytes"), "{message}");
+    }
+
+    #[test]
+    fn no_room_is_made_for_pixels_that_the_file_cannot_hold() {
+        let mut lying = tiff(24);
+        for tag in [0, 1] {
+            // ImageWidth and ImageLength: one number of two bytes.
+            let place = lying.windows(10).position(|w| w == [tag, 1, 3, 0, 1, 0, 0, 0, 24, 0]).unwrap();
+            lying[place + 8..][..2].copy_from_slice(&4000u16.to_le_bytes());
+        }
+        let (took, _) = crate::data::meter::measure(|| {
+            let message = bytes(lying.clone(), "B02", true, "part").unwrap_err().to_string();
+            assert!(message.contains("4000 x 4000 pixels, more than"), "{message}");
+        });
+        assert!(took < 100_000, "{took}");
+    }
+
+    #[test]
+    fn what_is_no_geotiff_opens_no_other_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("other.tif"), tiff(24)).unwrap();
+        let vrt = format!(
+            "<VRTDataset rasterXSize=\"24\" rasterYSize=\"24\"><VRTRasterBand dataType=\"UInt16\" band=\"1\"><SimpleSource>\
+             <SourceFilename>{}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>",
+            dir.path().join("other.tif").display()
+        );
+        let message = bytes(vrt.into_bytes(), "B02", true, "part").unwrap_err().to_string();
+        assert!(message.starts_with("part: cannot be read as a GeoTIFF"), "{message}");
     }
 
     #[test]

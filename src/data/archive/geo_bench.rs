@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hdf5_metno as hdf5;
-use hdf5_metno::types::{FloatSize, IntSize, TypeDescriptor};
+use memmap2::Mmap;
 use serde_json::Value;
 
 use super::super::{DEFAULT_TILE_PX, Error, NO_CLASS, Result, Sensor};
-use super::{About, ArchiveOptions, Band, Reader, Scene};
+use super::{About, ArchiveOptions, Band, Reader, Scene, hdf5_file};
 
 /// Sides beyond this are no sample, but a header that lies.
 const LARGEST: usize = 4096;
@@ -114,21 +113,6 @@ fn labels(root: &Path) -> Result<(Vec<String>, Labels)> {
     Ok((vec![], labels))
 }
 
-fn dtype(descriptor: &TypeDescriptor) -> Option<&'static str> {
-    Some(match descriptor {
-        TypeDescriptor::Unsigned(IntSize::U1) => "uint8",
-        TypeDescriptor::Unsigned(IntSize::U2) => "uint16",
-        TypeDescriptor::Unsigned(IntSize::U4) => "uint32",
-        TypeDescriptor::Integer(IntSize::U1) => "int8",
-        TypeDescriptor::Integer(IntSize::U2) => "int16",
-        TypeDescriptor::Integer(IntSize::U4) => "int32",
-        TypeDescriptor::Integer(IntSize::U8) => "int64",
-        TypeDescriptor::Float(FloatSize::U4) => "float32",
-        TypeDescriptor::Float(FloatSize::U8) => "float64",
-        _ => return None,
-    })
-}
-
 impl Reader for GeoBench {
     fn about(&self) -> &About {
         &self.about
@@ -142,30 +126,35 @@ impl Reader for GeoBench {
     fn scene(&self, index: usize) -> Result<Scene> {
         let name = &self.samples[index];
         let path = self.root.join(format!("{name}.hdf5"));
-        let wrong = |e: String| Error::new(path.display(), e, "the file is damaged or cut short, fetch it again");
-        let read = |e: hdf5::Error| wrong(format!("cannot be read as HDF5: {e}"));
-        let file = hdf5::File::open(&path).map_err(read)?;
+        let wrong = |e: String| {
+            let problem = format!("cannot be read as HDF5: {e}");
+            Error::new(path.display(), problem, "the file is damaged or cut short, fetch it again")
+        };
+        let opened = std::fs::File::open(&path).map_err(|e| wrong(e.to_string()))?;
+        // SAFETY: the archive is read-only while it is cut.
+        let map = unsafe { Mmap::map(&opened) }.map_err(|e| wrong(e.to_string()))?;
+        let file = hdf5_file::File::new(&map).map_err(wrong)?;
         let mut scene = Scene { id: name.clone(), ..Scene::default() };
         scene.labels = self.labels.get(name).cloned().unwrap_or_default();
-        for dataset in file.member_names().map_err(read)? {
+        for (dataset, address) in file.members().map_err(wrong)? {
             let known = band(&dataset).filter(|b| !scene.bands.iter().any(|have| have.name == *b));
             if known.is_none() && dataset != "label" {
                 continue;
             }
+            let wrong = |e: String| wrong(format!("dataset {dataset:?}: {e}"));
             let from = format!("{}: dataset {dataset:?}", path.display());
-            let data = file.dataset(&dataset).map_err(read)?;
-            let [height, width] = data.shape()[..] else {
+            let data = file.dataset(address).map_err(wrong)?;
+            let [height, width] = data.shape[..] else {
                 // A label that is no map: classes are told by JSON.
                 if known.is_none() {
                     continue;
                 }
-                return Err(wrong(format!("{dataset:?} has the shape {:?}, expected rows and columns", data.shape())));
+                return Err(wrong(format!("the shape {:?}, rows and columns expected", data.shape)));
             };
-            let kind = dtype(&data.dtype().and_then(|t| t.to_descriptor()).map_err(read)?);
-            let Some(kind) = kind.filter(|_| width.max(height) <= LARGEST && width.min(height) > 0) else {
-                return Err(wrong(format!("{dataset:?} is {height} x {width} of a type or size that no sample has")));
-            };
-            let mut values = data.read_raw::<f32>().map_err(read)?;
+            if width.max(height) > LARGEST || width.min(height) == 0 {
+                return Err(wrong(format!("{height} x {width} pixels, a size that no sample has")));
+            }
+            let (kind, mut values) = (data.dtype, data.read().map_err(wrong)?);
             match known {
                 Some(band) => {
                     let optical = Sensor::S2.bands().contains(&band.as_str());
@@ -181,6 +170,9 @@ impl Reader for GeoBench {
                     scene.mask = Some(values.iter().map(class).collect());
                 }
             }
+        }
+        if scene.bands.is_empty() {
+            return Err(wrong("none of its datasets is a band".into()));
         }
         units(&mut scene);
         Ok(scene)

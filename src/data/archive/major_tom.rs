@@ -13,6 +13,7 @@ use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::super::geotiff::find::band_name;
+use super::super::pages::{self, Pages};
 use super::super::table::{Column, Table};
 use super::super::{DEFAULT_TILE_PX, Error, Result, Sensor};
 use super::unpacked::together;
@@ -144,7 +145,7 @@ fn inside(url: &str) -> Option<PathBuf> {
     (plain && path.file_name().is_some()).then_some(path)
 }
 
-type Images = Rc<SerializedFileReader<File>>;
+type Images = Rc<SerializedFileReader<Pages>>;
 
 /// The Parquet file that this thread read last: 500 scenes lie in one, and its footer is long.
 fn images(path: &Path) -> Result<Images> {
@@ -155,7 +156,7 @@ fn images(path: &Path) -> Result<Images> {
         }
         let file = File::open(path)
             .map_err(|e| Error::new(path.display(), format!("cannot be opened: {e}"), "fetch the file of images"))?;
-        let reader = Rc::new(SerializedFileReader::new(file).map_err(|e| damaged(path.display().to_string(), e))?);
+        let reader = Rc::new(pages::open(file).map_err(|e| damaged(path.display().to_string(), e))?);
         // One for each sensor.
         last.truncate(1);
         last.insert(0, (path.into(), reader.clone()));
@@ -180,28 +181,22 @@ fn read_group(path: &Path, group: usize, sensor: Sensor) -> Result<Vec<(String, 
         let problem = format!("{} rows, one is expected", group.metadata().num_rows());
         return Err(Error::new(place(), problem, "this is not a file of Major TOM's images"));
     }
-    let length = std::fs::metadata(path).map_or(0, |m| m.len()) as i64;
     let mut found = vec![];
     for (index, column) in group.metadata().columns().iter().enumerate() {
         let parts = column.column_descr().path().parts();
         let [name] = parts else { continue };
         let Some(name) = band_name(name).filter(|n| sensor.bands().contains(&n.as_str())) else { continue };
         let here = || format!("{}, column {}", place(), parts[0]);
-        let within = |x: i64| (0..=length).contains(&x);
-        if !within(column.data_page_offset())
-            || !within(column.compressed_size())
-            || column.uncompressed_size() > 4 * length
-        {
-            return Err(damaged(here(), "it lies outside the file"));
-        }
         let ColumnReader::ByteArrayColumnReader(mut reader) =
-            group.get_column_reader(index).map_err(|e| damaged(here(), e))?
+            pages::caught(|| group.get_column_reader(index)).flatten().map_err(|e| damaged(here(), e))?
         else {
             return Err(Error::new(here(), "not a column of bytes", "GeoTIFFs are expected in every band's column"));
         };
         let (mut values, mut levels) = (vec![], vec![]);
         let nullable = column.column_descr().max_def_level() > 0;
-        reader.read_records(1, nullable.then_some(&mut levels), None, &mut values).map_err(|e| damaged(here(), e))?;
+        pages::caught(|| reader.read_records(1, nullable.then_some(&mut levels), None, &mut values))
+            .flatten()
+            .map_err(|e| damaged(here(), e))?;
         match values.pop() {
             Some(value) => found.push((name, value)),
             None => return Err(Error::new(here(), "is empty", "fetch the file of images again")),

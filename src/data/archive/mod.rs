@@ -7,8 +7,8 @@ pub mod big_earth_net;
 pub mod cut;
 #[cfg(feature = "gdal")]
 pub mod decode;
-#[cfg(feature = "hdf5")]
 pub mod geo_bench;
+mod hdf5_file;
 pub mod lmdb;
 #[cfg(all(feature = "gdal", feature = "parquet"))]
 pub mod major_tom;
@@ -166,7 +166,6 @@ pub struct ArchiveOptions {
     pub only: Option<BTreeSet<String>>,
 }
 
-#[cfg(any(feature = "gdal", feature = "hdf5"))]
 impl ArchiveOptions {
     /// Keeps the scenes asked for; counts what was asked for and is not there.
     pub(crate) fn select<T>(&self, scenes: Vec<T>, id: impl Fn(&T) -> &str, about: &mut About) -> Result<Vec<T>> {
@@ -205,7 +204,6 @@ pub fn open(spec: &str, options: &ArchiveOptions) -> Result<Box<dyn Reader>> {
     if let Some(found) = big_earth_net::BigEarthNet::find(root, options)? {
         return Ok(Box::new(found));
     }
-    #[cfg(feature = "hdf5")]
     if let Some(found) = geo_bench::GeoBench::find(root, options)? {
         return Ok(Box::new(found));
     }

@@ -152,24 +152,10 @@ fn the_baseline_decides_about_the_offset() {
 mod layouts {
     use super::*;
     use crate::data::synth::Synth;
-    use crate::data::synth::layouts::CellPlace;
+    use crate::data::synth::layouts::some_cells as cells;
     use crate::data::{Pair, PairSource};
 
     const PX: usize = 48;
-
-    fn cells(n: usize) -> Vec<CellPlace> {
-        let cell = |i: usize| CellPlace {
-            name: format!("{i}U_7R"),
-            row: i as i64,
-            col: 7,
-            lat: 1.0,
-            lon: 2.0,
-            crs: "EPSG:32631".into(),
-            left: 500_000.0 + i as f64,
-            top: 1e6,
-        };
-        (0..n).map(cell).collect()
-    }
 
     /// Every scene of `spec` in patches of the scene's own size.
     fn read(spec: &str) -> (About, Vec<(Scene, Cut)>) {

@@ -4,6 +4,7 @@
 
 pub mod export;
 pub(super) mod find;
+pub(super) mod keys;
 pub(super) mod raster;
 pub mod write;
 
@@ -325,13 +326,15 @@ impl Labels {
             return Ok(Self::default());
         }
         let wrong = |problem: String| {
-            Error::new(path.display(), problem, "write lines of id,label,class with whole labels below 65536")
+            Error::new(path.display(), problem, "write lines of id,label,class with whole labels below 4096")
         };
         let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+        // Every class below the highest has a name: one line must not make millions.
+        let known = |label: &str| label.parse::<u16>().ok().filter(|label| *label < 4096);
         let mut labels = Self::default();
         for (number, line) in text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
             let mut fields = line.split(',').map(str::trim);
-            let (id, label, class) = (fields.next(), fields.next().and_then(|l| l.parse::<u16>().ok()), fields.next());
+            let (id, label, class) = (fields.next(), fields.next().and_then(known), fields.next());
             let (Some(id), Some(label)) = (id, label) else {
                 return Err(wrong(format!("line {}: {line:?}", number + 1)));
             };

@@ -15,6 +15,7 @@ use gdal::{Dataset, DatasetOptions, GdalOpenFlags, Metadata};
 use super::super::geo::corners;
 use super::super::{Error, Result, S1_BANDS, S2_BANDS, Sensor};
 use super::find::{SceneFiles, band_name};
+use super::keys;
 
 /// Band order of 12-band surface reflectance files without band names.
 const L2A: [&str; 12] = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"];
@@ -117,8 +118,76 @@ thread_local! {
     static DAMAGE: Cell<Option<String>> = const { Cell::new(None) };
 }
 
-/// Opens a file without letting GDAL print.
+/// Most bytes of pixels that a stored byte can stand for, by GDAL's name of the codec.
+fn expansion(codec: Option<&str>) -> u64 {
+    match codec {
+        // Stored as they are; a file may leave out blocks without a pixel, so some more are believed.
+        None | Some("NONE") => 4,
+        Some("PACKBITS") => 64,
+        // A code of LZW stands for at most 3837 bytes and on average for 1362, Deflate's for 1032.
+        Some("LZW" | "DEFLATE") => 1400,
+        // ZSTD repeats 128 KiB by four bytes; no other reaches that.
+        Some(_) => 32_768,
+    }
+}
+
+/// Opens a file of these bytes, if its header promises no more pixels than they can hold.
+pub fn open_sized(path: &Path, file: FileBytes) -> Result<Dataset> {
+    /// More than any camera has; GDAL takes 700 bytes for each at once.
+    const MOST_BANDS: u64 = 1000;
+    let FileBytes { length, bands } = file;
+    if let Some(bands) = bands.filter(|bands| *bands > MOST_BANDS) {
+        return Err(damaged(path, &format!("{bands} bands, at most {MOST_BANDS} are expected")));
+    }
+    let dataset = open_any(path)?;
+    let bands = dataset.raster_count();
+    let failed = |e| unreadable(path, e);
+    let (mut pixels, mut block) = (0u64, 0u64);
+    for index in 1..=bands {
+        let band = dataset.rasterband(index).map_err(failed)?;
+        let room = |(width, height): (usize, usize)| {
+            (width as u64).saturating_mul(height as u64).saturating_mul(band.band_type().bytes().into())
+        };
+        pixels = pixels.saturating_add(room(band.size()));
+        block = block.max(room(band.block_size()));
+    }
+    let codec = dataset.metadata_item("COMPRESSION", "IMAGE_STRUCTURE");
+    let held = length.saturating_mul(expansion(codec.as_deref()));
+    if pixels.max(block) > held {
+        let (width, height) = dataset.raster_size();
+        let codec = codec.as_deref().unwrap_or("no compression");
+        let problem = format!("{bands} x {width} x {height} pixels, more than {length} bytes with {codec} can hold");
+        return Err(damaged(path, &problem));
+    }
+    #[cfg(any(test, fuzzing))]
+    crate::data::meter::believe((pixels + block) as usize);
+    Ok(dataset)
+}
+
+/// What is asked of a file's bytes before GDAL opens it.
+pub struct FileBytes {
+    length: u64,
+    bands: Option<u64>,
+}
+
+impl FileBytes {
+    /// Of all bytes of a file.
+    pub fn of(file: &[u8]) -> Self {
+        Self { length: file.len() as u64, bands: keys::bands(file) }
+    }
+}
+
+/// [`open_sized`] for a file on disk.
 pub fn open(path: &Path) -> Result<Dataset> {
+    let failed = |e: std::io::Error| damaged(path, &e.to_string());
+    let file = std::fs::File::open(path).map_err(failed)?;
+    // SAFETY: archives are not written while they are read.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+    open_sized(path, FileBytes::of(&map))
+}
+
+/// Opens a GeoTIFF without letting GDAL print. Nothing but a GeoTIFF: others, like a VRT, can name files elsewhere.
+fn open_any(path: &Path) -> Result<Dataset> {
     static QUIET: Once = Once::new();
     // Every failure comes back as an error of ours; GDAL's own print would be a second line.
     QUIET.call_once(|| {
@@ -132,8 +201,11 @@ pub fn open(path: &Path) -> Result<Dataset> {
     });
     DAMAGE.set(None);
     let flags = GdalOpenFlags::GDAL_OF_RASTER | GdalOpenFlags::GDAL_OF_VERBOSE_ERROR;
-    let dataset = Dataset::open_ex(path, DatasetOptions { open_flags: flags, ..Default::default() })
-        .map_err(|e| unreadable(path, e))?;
+    let dataset = Dataset::open_ex(
+        path,
+        DatasetOptions { open_flags: flags, allowed_drivers: Some(&["GTiff"]), ..Default::default() },
+    )
+    .map_err(|e| unreadable(path, e))?;
     match DAMAGE.take() {
         Some(message) => Err(damaged(path, &message)),
         None => Ok(dataset),
@@ -217,7 +289,7 @@ impl Raster {
         let path = |file: usize| scene.files[file].1.as_path();
         let finest = at.iter().map(|(file, _)| *file).max_by_key(|file| open_files[*file].raster_size().0).unwrap_or(0);
         let (width, height) = open_files[finest].raster_size();
-        let (transform, crs) = georeference(&open_files[finest]);
+        let (ground, crs) = (transform(&open_files[finest]), crs_of(&open_files[finest], path(finest)));
         let mut bands = vec![];
         let mut dtype = "";
         for (file, index) in at {
@@ -228,7 +300,7 @@ impl Raster {
                     format!("{w} x {h} pixels does not divide the {width} x {height} of {}", path(finest).display());
                 return Err(Error::new(path(file).display(), problem, "bands of one scene must cover the same ground"));
             }
-            if let (Some(fine), Some(coarse)) = (transform, georeference(&open_files[file]).0)
+            if let (Some(fine), Some(coarse)) = (ground, transform(&open_files[file]))
                 && !same_ground(&fine, &coarse, (width, height), (w, h))
             {
                 let problem = format!("does not cover the same ground as {}", path(finest).display());
@@ -246,7 +318,7 @@ impl Raster {
             });
         }
         let files = scene.files.iter().map(|(_, path)| path.clone()).collect();
-        Ok(Self { files, bands, width, height, transform, crs, note, unit: Unit::AsStored, dtype })
+        Ok(Self { files, bands, width, height, transform: ground, crs, note, unit: Unit::AsStored, dtype })
     }
 
     /// The first file: what errors name.
@@ -395,17 +467,35 @@ fn mean(path: &Path, dataset: &Dataset, index: usize) -> Result<f64> {
     Ok(values.data().iter().sum::<f64>() / (shape.0 * shape.1) as f64)
 }
 
-/// Affine transform and coordinate system, as far as the file has them.
-pub fn georeference(dataset: &Dataset) -> (Option<[f64; 6]>, String) {
+/// Affine transform, if the file has one.
+pub fn transform(dataset: &Dataset) -> Option<[f64; 6]> {
     // GDAL's stand-in for "none".
     const NONE: [f64; 6] = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
-    let transform = dataset.geo_transform().ok().filter(|t| *t != NONE);
-    let crs = dataset.spatial_ref().ok().and_then(|mut srs| {
+    dataset.geo_transform().ok().filter(|t| *t != NONE)
+}
+
+/// Coordinate system of a file with these [`keys`]: EPSG code, else WKT, else empty.
+pub fn crs(dataset: &Dataset, keys: Option<Vec<u8>>) -> String {
+    let understand = || {
+        let mut srs = dataset.spatial_ref().ok()?;
         let code = |srs: &SpatialRef| srs.authority().ok().filter(|a| a.starts_with("EPSG:"));
         // Identifying by parameters is slow: only for files that give no code.
         code(&srs).or_else(|| srs.auto_identify_epsg().ok().and_then(|()| code(&srs))).or_else(|| srs.to_wkt().ok())
-    });
-    (transform, crs.unwrap_or_default())
+    };
+    // PROJ takes some megabytes to understand one, whatever the file.
+    #[cfg(any(test, fuzzing))]
+    let understand = || crate::data::meter::aside(understand);
+    keys::known(keys, || understand().unwrap_or_default())
+}
+
+/// [`crs`] of a file on disk.
+fn crs_of(dataset: &Dataset, path: &Path) -> String {
+    let beside = path.as_os_str().to_string_lossy().into_owned() + ".aux.xml";
+    // What lies beside a file may say otherwise; then the file's own bytes are not asked.
+    let own = std::fs::File::open(path).ok().filter(|_| !Path::new(&beside).exists());
+    // SAFETY: archives are not written while they are read.
+    let map = own.and_then(|file| unsafe { memmap2::Mmap::map(&file) }.ok());
+    crs(dataset, map.and_then(|map| keys::of(&map)))
 }
 
 /// Whether two grids share their corners to a tenth of a fine pixel.
@@ -416,5 +506,8 @@ fn same_ground(fine: &[f64; 6], coarse: &[f64; 6], size: (usize, usize), coarse_
 }
 
 fn same_crs(a: &str, b: &str) -> bool {
-    a == b || matches!((SpatialRef::from_definition(a), SpatialRef::from_definition(b)), (Ok(a), Ok(b)) if a == b)
+    let same = || matches!((SpatialRef::from_definition(a), SpatialRef::from_definition(b)), (Ok(a), Ok(b)) if a == b);
+    #[cfg(any(test, fuzzing))]
+    let same = || crate::data::meter::aside(same);
+    a == b || same()
 }

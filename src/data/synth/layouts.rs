@@ -36,6 +36,22 @@ pub struct CellPlace {
     pub top: f64,
 }
 
+/// Cells one below the other, for archives of small tiles.
+#[cfg(any(test, fuzzing))]
+pub fn some_cells(n: usize) -> Vec<CellPlace> {
+    let cell = |i: usize| CellPlace {
+        name: format!("{i}U_7R"),
+        row: i as i64,
+        col: 7,
+        lat: 1.0,
+        lon: 2.0,
+        crs: "EPSG:32631".into(),
+        left: 500_000.0 + i as f64,
+        top: 1e6,
+    };
+    (0..n).map(cell).collect()
+}
+
 /// Rows in one file of images.
 const ROWS: usize = 500;
 

@@ -17,14 +17,15 @@ use parquet::schema::types::{ColumnDescriptor, Type};
 
 use super::{BATCH_ROWS, Batch, Column, Field, Kind};
 use crate::data::export::Replace;
+use crate::data::pages::{self, Pages};
 
-fn open(path: &Path) -> Result<SerializedFileReader<File>> {
+fn open(path: &Path) -> Result<SerializedFileReader<Pages>> {
     let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    SerializedFileReader::new(file).with_context(|| format!("{}: not a whole Parquet file (cut off?)", path.display()))
+    pages::open(file).with_context(|| format!("{}: not a whole Parquet file (cut off?)", path.display()))
 }
 
 /// The column of points that GeoParquet's metadata names, else `geometry`.
-fn geometry(reader: &SerializedFileReader<File>) -> String {
+fn geometry(reader: &SerializedFileReader<Pages>) -> String {
     let pairs = reader.metadata().file_metadata().key_value_metadata();
     let geo = pairs.and_then(|p| p.iter().find(|kv| kv.key == "geo")?.value.clone());
     let geo = geo.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
@@ -86,14 +87,16 @@ pub fn read(path: &Path, fields: &[Field], columns: &[usize], each: &mut dyn FnM
         let total = usize::try_from(group.metadata().num_rows()).with_context(broken)?;
         let mut readers = Vec::new();
         for &l in &leaves {
-            readers.push((group.get_column_reader(l).with_context(broken)?, schema.column(l)));
+            readers.push((pages::caught(|| group.get_column_reader(l))?.with_context(broken)?, schema.column(l)));
         }
         let mut done = 0;
         while done < total {
             let rows = BATCH_ROWS.min(total - done);
             let columns = readers
                 .iter_mut()
-                .map(|(r, d)| values(r, d, rows, &geometry).with_context(broken))
+                .map(|(r, d)| {
+                    pages::caught(|| values(r, d, rows, &geometry)).with_context(broken)?.with_context(broken)
+                })
                 .collect::<Result<_>>()?;
             each(Batch { first_row, rows, columns })?;
             (done, first_row) = (done + rows, first_row + rows);
@@ -108,7 +111,8 @@ fn raw<T: DataType>(
     column: &ColumnDescriptor,
     rows: usize,
 ) -> Result<Vec<Option<T::T>>> {
-    let (mut values, mut levels) = (Vec::with_capacity(rows), Vec::new());
+    // Without room made ahead: the header's number of rows may be a lie.
+    let (mut values, mut levels) = (Vec::new(), Vec::new());
     let nullable = column.max_def_level() > 0;
     let mut read = 0;
     while read < rows {
