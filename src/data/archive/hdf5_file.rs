@@ -112,6 +112,10 @@ impl<'a> File<'a> {
         if self.at(widths)?.take(2)? != [8, 8] || self.at(base)?.number(8)? != 0 {
             return Err(format!("addresses of another width or base at byte {widths}"));
         }
+        let end = self.at(base + 16)?.number(8)?;
+        if end > self.0.len() as u64 {
+            return Err(format!("{} bytes of {end}, cut short", self.0.len()));
+        }
         self.at(root)?.number(8)
     }
 

@@ -43,19 +43,22 @@ pub const TARGETS: [Target; 8] = [
 
 type Opened = Result<Option<Box<dyn Reader>>>;
 
-/// A thread's archive, of radar alone and whole, and a pool that is the thread itself: nothing is started for a run, and all
-/// memory is counted.
+/// Runs `work` in a pool that is this thread itself: nothing is started for a run, and all memory is counted.
+fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread_local!(static POOL: ThreadPool =
+        ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().expect("the thread's only pool"));
+    POOL.with(|pool| pool.install(work))
+}
+
+/// A thread's archive, of radar alone and whole.
 struct Bench {
     stages: [Stage; 2],
-    pool: ThreadPool,
 }
 
 impl Bench {
     fn new(name: &str, fill: fn(&Path)) -> Self {
-        let pool = ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().expect("a pool");
-        let whole = Stage::new(name, |root| pool.install(|| fill(root)));
-        let stages = [whole.without("S2"), whole];
-        Self { stages, pool }
+        let whole = Stage::new(name, |root| alone(|| fill(root)));
+        Self { stages: [whole.without("S2"), whole] }
     }
 }
 
@@ -86,11 +89,10 @@ fn staged(bench: &mut Bench, input: &[u8], work: impl Fn(&Path, &ArchiveOptions)
     let (first, edits) = input.split_first().unwrap_or((&0, &[]));
     let boa_offset = [BoaOffset::Auto, BoaOffset::Keep, BoaOffset::Subtract][*first as usize % 3];
     let options = ArchiveOptions { tile_px: (*first < 128).then_some(PX), boa_offset, only: None };
-    let Bench { stages, pool } = bench;
-    let folder = stages[(*first & 64 != 0) as usize].edit(edits);
+    let folder = bench.stages[(*first & 64 != 0) as usize].edit(edits);
     let (root, size) = (folder.root(), folder.size());
     let (took, believed) = meter::measure(|| {
-        if let Err(e) = pool.install(|| work(&root, &options)) {
+        if let Err(e) = alone(|| work(&root, &options)) {
             told(&e, &root.display().to_string());
         }
     });
@@ -110,7 +112,7 @@ macro_rules! target {
                     for stage in &mut bench.stages {
                         let folder = stage.edit(&[]);
                         let options = ArchiveOptions { tile_px: Some(PX), ..Default::default() };
-                        let found = bench.pool.install(|| $find(&folder.root(), &options));
+                        let found = alone(|| $find(&folder.root(), &options));
                         let reader = found.expect("whole").expect("found");
                         (0..reader.len()).for_each(|i| drop(reader.scene(i).expect("whole")));
                     }
