@@ -89,6 +89,43 @@ fn sample_to_patches_to_training() {
 }
 
 #[test]
+fn a_constant_band_is_told_and_only_training_refuses_it() {
+    use csmoe::data::geotiff::write::geotiff;
+    use csmoe::data::{Geo, S1_BANDS, S2_BANDS};
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let (archive, store) = (at("archive"), at("store"));
+    const PLANE: usize = 24 * 24;
+    for pair in 0..8 {
+        let geo = Geo::new([240.0 * pair as f64, 10.0, 0.0, 5e6, 0.0, -10.0], "EPSG:32633", 24, 24);
+        let radar: Vec<f32> = (0..2 * PLANE).map(|i| -5.0 - ((i + pair) % 13) as f32).collect();
+        let flat = |i: usize| S2_BANDS[i / PLANE] == "B12";
+        let optical: Vec<u16> =
+            (0..10 * PLANE).map(|i| if flat(i) { 1500 } else { 200 + (i + pair) as u16 % 700 }).collect();
+        let file = |sensor: &str| archive.join(sensor).join(format!("{pair}.tif"));
+        geotiff(&file("S1"), &S1_BANDS, 24, &radar, Some(&geo)).expect("written");
+        geotiff(&file("S2"), &S2_BANDS, 24, &optical, Some(&geo)).expect("written");
+    }
+    let cut = json(&["patches", "--archive", text(&archive), "--out", text(&store), "--json"]);
+    assert_eq!((&cut["pairs"], &cut["notes"]), (&8.into(), &serde_json::json!({"band B12 is constant": 8})));
+    let found = json(&["inspect", text(&store), "--json"]);
+    let constant = 2 + S2_BANDS.iter().position(|b| *b == "B12").expect("a band");
+    let spread = |c: usize| found["std"][c].as_f64().expect("a number");
+    assert_eq!((&found["mean"][constant], spread(constant)), (&1500.0.into(), 0.0));
+    assert!((0..12).all(|c| c == constant || spread(c) > 1.0), "{found}");
+    assert!(found["notes"].to_string().contains("band B12 is constant (8 scenes)"), "{found}");
+    assert_eq!(json(&["stats-bands", text(&store), "--json"])["s2"]["std"][constant - 2], 0.0);
+
+    let (config, run) = (small_config(folder.path()), at("run"));
+    let train = ["pretrain", "--data", text(&store), "--config", text(&config), "--out", text(&run), "--batch", "2"];
+    for statistics in ["auto", "data"] {
+        let (_, message) = fail(&[&train[..], &["--steps", "1", "--stats", statistics]].concat());
+        assert!(message.contains("band B12 is constant") && message.contains("--stats published"), "{message}");
+    }
+    succeed(&[&train[..], &["--steps", "1", "--stats", "published"]].concat());
+}
+
+#[test]
 fn killed_at_any_moment_the_store_ends_with_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));

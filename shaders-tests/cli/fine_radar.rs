@@ -1,10 +1,11 @@
 //! Major TOM's odd tiles: radar of 1424 x 1424 pixels of 7.5 m beside optical bands of 1068 x 1068 of 10 m, cut by the
-//! program and compared with closed forms.
+//! program from both of its layouts and compared with closed forms.
 
 use crate::{succeed, text};
 use csmoe::data::geotiff::write::geotiff_bytes;
 use csmoe::data::store::Store;
-use csmoe::data::{Geo, PairSource};
+use csmoe::data::synth::layouts::{CellPlace, Tiffs, major_tom};
+use csmoe::data::{Geo, PairSource, S2_BANDS};
 use serde_json::Value;
 use std::path::Path;
 
@@ -28,17 +29,16 @@ fn optical(cell: usize, band: usize) -> u16 {
     (500 + 100 * cell + band) as u16
 }
 
-fn write(folder: &Path, cell: usize, sensor: &str, product: &str, bands: Vec<(String, Vec<u8>)>) {
-    let folder = folder.join(sensor).join("195D").join(CELLS[cell]).join(product);
-    std::fs::create_dir_all(&folder).expect("a folder");
-    for (name, bytes) in bands {
-        std::fs::write(folder.join(format!("{name}.tif")), bytes).expect("written");
-    }
+/// Pixels of a cell's radar, in metres.
+const METRES: [f64; 2] = [7.5, 10.0];
+
+fn left(cell: usize) -> f64 {
+    LEFT + 10_680.0 * cell as f64
 }
 
-/// A cell's files, its radar in pixels of `metres`.
-fn cell(folder: &Path, number: usize, metres: f64) {
-    let left = LEFT + 10_680.0 * number as f64;
+/// A cell's files: radar, optical.
+fn tiffs(number: usize) -> [Tiffs; 2] {
+    let (metres, left) = (METRES[number], left(number));
     let geo = |px: usize, m: f64| Geo::new([left, m, 0.0, TOP, 0.0, -m], "EPSG:32736", px, px);
     let side = (10_680.0 / metres) as usize;
     let radar = |value: &dyn Fn(f64, f64) -> f64| {
@@ -51,18 +51,45 @@ fn cell(folder: &Path, number: usize, metres: f64) {
         let pixels: Vec<f32> = (0..side * side).map(one).collect();
         geotiff_bytes(side, &pixels, &geo(side, metres), Some(-32_768.0)).expect("a GeoTIFF")
     };
-    let bands = vec![("vv".to_string(), radar(&vv)), ("vh".to_string(), radar(&|_, _| vh(number)))];
-    write(folder, number, "S1RTC", "S1A_IW_GRDH_1SDV_20220706T030000_20220706T030025_043979_054001_rtc", bands);
     let tiff = |(band, name): (usize, &&str)| {
         let px = if ["B02", "B03", "B04", "B08"].contains(name) { 1068 } else { 534 };
         let geo = geo(px, 10_680.0 / px as f64);
-        (
-            name.to_string(),
-            geotiff_bytes(px, &vec![1000 + optical(number, band); px * px], &geo, None).expect("a GeoTIFF"),
-        )
+        geotiff_bytes(px, &vec![1000 + optical(number, band); px * px], &geo, None).expect("a GeoTIFF")
     };
-    let product = "S2A_MSIL2A_20220706T085611_N0400_R007_T36KXC_20220706T153419";
-    write(folder, number, "S2L2A", product, csmoe::data::S2_BANDS.iter().enumerate().map(tiff).collect());
+    [vec![radar(&vv), radar(&|_, _| vh(number))], S2_BANDS.iter().enumerate().map(tiff).collect()]
+}
+
+/// Both cells as folders of files.
+fn unpacked(folder: &Path) {
+    let products = [
+        ("S1RTC", "S1A_IW_GRDH_1SDV_20220706T030000_20220706T030025_043979_054001_rtc", &["vv", "vh"][..]),
+        ("S2L2A", "S2A_MSIL2A_20220706T085611_N0400_R007_T36KXC_20220706T153419", &S2_BANDS[..]),
+    ];
+    for (number, cell) in CELLS.iter().enumerate() {
+        for ((sensor, product, names), bands) in products.iter().zip(tiffs(number)) {
+            let folder = folder.join(sensor).join("195D").join(cell).join(product);
+            std::fs::create_dir_all(&folder).expect("a folder");
+            for (name, bytes) in names.iter().zip(bands) {
+                std::fs::write(folder.join(format!("{name}.tif")), bytes).expect("written");
+            }
+        }
+    }
+}
+
+/// The same in Parquet.
+fn packed(folder: &Path) {
+    let place = |(number, name): (usize, &&str)| CellPlace {
+        name: name.to_string(),
+        row: -195,
+        col: 241 + number as i64,
+        lat: -17.5,
+        lon: 33.0,
+        crs: "EPSG:32736".into(),
+        left: left(number),
+        top: TOP,
+    };
+    let cells: Vec<CellPlace> = CELLS.iter().enumerate().map(place).collect();
+    major_tom(folder, &cells, |number| Ok(tiffs(number)), |_| {}).expect("written");
 }
 
 /// Where the mean of a linear function over coarse pixel `k` is read off: its middle but for what lies at the ends, as four
@@ -73,10 +100,18 @@ fn place(k: usize) -> f64 {
 
 #[test]
 fn radar_of_7_5_metres_is_averaged_by_area() {
+    averaged_by_area("Major TOM, unpacked", unpacked);
+}
+
+#[test]
+fn radar_of_7_5_metres_in_parquet_too() {
+    averaged_by_area("Major TOM Core", packed);
+}
+
+fn averaged_by_area(format: &str, write: fn(&Path)) {
     let folder = tempfile::tempdir().expect("a folder");
     let (archive, out) = (folder.path().join("tom"), folder.path().join("store"));
-    cell(&archive, 0, 7.5);
-    cell(&archive, 1, 10.0);
+    write(&archive);
     let cut = succeed(&["patches", "--archive", text(&archive), "--out", text(&out), "--json"]);
     let report: Value = serde_json::from_slice(&cut.stdout).expect("JSON");
 
@@ -90,6 +125,7 @@ fn radar_of_7_5_metres_is_averaged_by_area() {
     let inspected = succeed(&["inspect", text(&out), "--json"]).stdout;
     let notes = String::from_utf8_lossy(&inspected).into_owned();
     assert!(notes.contains("S1 on a finer grid, averaged by area (1 scenes)"), "{notes}");
+    assert_eq!(Store::open(&out).expect("a store").index().plan.archive, format);
 
     let store = Store::open(&out).expect("a store");
     let db = |linear: f64| (10.0 * linear.log10()) as f32;
@@ -113,7 +149,7 @@ fn radar_of_7_5_metres_is_averaged_by_area() {
         let flat = |(i, band): (usize, &[f32])| band.iter().all(|v| *v == f32::from(optical(cell, i)));
         assert!(pair.s2.chunks_exact(14_400).enumerate().all(flat), "{}", pair.id);
         let transform = pair.geo.expect("a place").transform;
-        let left = LEFT + 10_680.0 * cell as f64 + 1200.0 * col as f64;
+        let left = left(cell) + 1200.0 * col as f64;
         assert_eq!((transform[0], transform[1], transform[3]), (left, 10.0, TOP - 1200.0 * row as f64));
     }
     assert_eq!(seen, 64 - 11);

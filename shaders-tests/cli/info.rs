@@ -17,7 +17,12 @@ fn summary_counts_as_the_paper() {
     assert_eq!(s["macs_full_s2_path"].as_u64().unwrap() - s["macs_paper_s2_path"].as_u64().unwrap(), 357_663_744);
     assert_eq!(s["c2c"], 26.81);
     assert_eq!(s["memory"][0]["batch"], 2);
-    let small = s["memory"][0]["activations_bytes"].as_u64().unwrap();
+    let of = |name: &str| s["memory"][0][name].as_u64().unwrap();
+    let small = of("activations_bytes");
+    // Four batches are read ahead, one is the step's own.
+    assert_eq!(of("read_ahead_bytes"), 5 * 2 * 12 * 120 * 120 * 4);
+    let learned = ["weights_bytes", "gradients_bytes", "moments_bytes"].map(|name| s[name].as_u64().unwrap());
+    assert_eq!(of("total_bytes"), small + of("read_ahead_bytes") + learned.iter().sum::<u64>());
     let large = json(&["summary", "--preset", "csmoe-16", "--batch", "4", "--json"]);
     assert!(large["memory"][0]["activations_bytes"].as_u64().unwrap() > small);
     let page = String::from_utf8(succeed(&["summary", "--preset", "csmae"]).stdout).unwrap();

@@ -19,7 +19,7 @@ pub struct StatsBandsArgs {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// A store that is unfinished or damaged, a band without spread.
+/// A store that is unfinished or damaged.
 pub fn run(args: StatsBandsArgs) -> Result<()> {
     let store = Store::open(&args.store)?;
     let bar = super::encoder::bar(crate::data::PairSource::len(&store))?;

@@ -40,8 +40,9 @@ pub fn run(args: SummaryArgs) -> Result<()> {
     let summary = Summary::of(&config);
     let model = Csmoe::for_training(config);
     let plan = |batch: &u32| {
-        let batch = *batch as usize;
-        Ok((batch, train::plan(&model, &target, &Settings { batch, ..Settings::default() }, DEFAULT_TILE_PX)?))
+        let settings = Settings { batch: *batch as usize, ..Settings::default() };
+        let plan = train::plan(&model, &target, &settings, DEFAULT_TILE_PX)?;
+        Ok(Planned { batch: settings.batch, plan, ahead: train::ring_bytes(&settings, DEFAULT_TILE_PX) })
     };
     let plans = batches.iter().map(plan).collect::<Result<Vec<_>>>()?;
     // Weights as they lie on the device, alignment included; a gradient and two moments for each.
@@ -53,15 +54,29 @@ pub fn run(args: SummaryArgs) -> Result<()> {
     Ok(())
 }
 
-fn print_json(summary: &Summary, weights: u64, target: &Target, plans: &[(usize, MemoryPlan)]) -> Result<()> {
+/// A training step at one batch, and the bytes of the pixels read ahead of it.
+struct Planned {
+    batch: usize,
+    plan: MemoryPlan,
+    ahead: u64,
+}
+
+impl Planned {
+    fn total(&self, weights: u64) -> u64 {
+        self.plan.total() + self.ahead + 4 * weights
+    }
+}
+
+fn print_json(summary: &Summary, weights: u64, target: &Target, plans: &[Planned]) -> Result<()> {
     let mut report = serde_json::to_value(summary)?;
     let memory: Vec<_> = plans
         .iter()
-        .map(|(batch, plan)| {
+        .map(|p| {
+            let plan = &p.plan;
             json!({
-                "batch": batch, "activations_bytes": plan.total(), "arenas_bytes": plan.arenas,
+                "batch": p.batch, "activations_bytes": plan.total(), "arenas_bytes": plan.arenas,
                 "inputs_outputs_constants_bytes": plan.fixed, "unshared_bytes": plan.unshared,
-                "total_bytes": plan.total() + 4 * weights, "launches": plan.launches,
+                "read_ahead_bytes": p.ahead, "total_bytes": p.total(weights), "launches": plan.launches,
             })
         })
         .collect();
@@ -74,7 +89,7 @@ fn print_json(summary: &Summary, weights: u64, target: &Target, plans: &[(usize,
     Ok(())
 }
 
-fn print(s: &Summary, weights: u64, plans: &[(usize, MemoryPlan)]) {
+fn print(s: &Summary, weights: u64, plans: &[Planned]) {
     let m = |n: usize| format!("{:.2} M", n as f64 / 1e6);
     let g = |n: u64| format!("{:.2} G", n as f64 / 1e9);
     let mib = |n: u64| format!("{:.1} MiB", n as f64 / (1 << 20) as f64);
@@ -101,9 +116,13 @@ fn print(s: &Summary, weights: u64, plans: &[(usize, MemoryPlan)]) {
     line("MACs, S2 path, with QK^T and AV", s.macs_full_s2_path.to_string(), g(s.macs_full_s2_path), None);
     line("C2C, M parameters / G MACs", String::new(), format!("{:.2}", s.c2c), s.paper.map(|p| p.c2c.to_string()));
     println!("\ntraining: weights {}, gradients as much, moments twice as much", mib(weights));
-    println!("{:>7} {:>16} {:>9} {:>16} {:>10}", "batch", "activations", "arenas", "all", "launches");
-    for (batch, plan) in plans {
-        let (activations, all) = (mib(plan.total()), mib(plan.total() + 4 * weights));
-        println!("{batch:>7} {activations:>16} {:>9} {all:>16} {:>10}", plan.arenas.len(), plan.launches);
+    let head = ["batch", "activations", "arenas", "pixels ahead", "all", "launches"];
+    let row = |[batch, activations, arenas, ahead, all, launches]: [String; 6]| {
+        println!("{batch:>7} {activations:>16} {arenas:>9} {ahead:>16} {all:>16} {launches:>10}");
+    };
+    row(head.map(String::from));
+    for p in plans {
+        let (arenas, launches) = (p.plan.arenas.len().to_string(), p.plan.launches.to_string());
+        row([p.batch.to_string(), mib(p.plan.total()), arenas, mib(p.ahead), mib(p.total(weights)), launches]);
     }
 }

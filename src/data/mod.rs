@@ -321,12 +321,14 @@ fn open_store(spec: &str, options: &OpenOptions) -> Result<store::Store> {
     }
 }
 
-/// Statistics that an archive brings along; None for all but patch stores.
+/// Statistics that an archive brings along, to normalise with; None for all but patch stores.
 pub fn own_statistics(spec: &str) -> Result<Option<Normalisation>> {
-    match store::is_store(spec.as_ref()) {
-        true => store::Store::open(spec.as_ref())?.statistics(),
-        false => Ok(None),
-    }
+    let own = match store::is_store(spec.as_ref()) {
+        true => store::Store::open(spec.as_ref())?.statistics()?,
+        false => None,
+    };
+    own.iter().try_for_each(|statistics| statistics.check_spread(spec))?;
+    Ok(own)
 }
 
 fn check_tile_px(tile_px: Option<usize>) -> Result<()> {

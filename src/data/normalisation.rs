@@ -11,7 +11,7 @@ pub struct BandStats {
     pub bands: Vec<String>,
     /// Mean of each band, in the pixels' unit.
     pub mean: Vec<f32>,
-    /// Standard deviation of each band, above 0.
+    /// Standard deviation of each band; 0 only where it was measured on a constant one.
     pub std: Vec<f32>,
 }
 
@@ -51,6 +51,20 @@ impl BandStats {
 
     /// Checks names, lengths and signs; `subject` names the file in the error.
     pub fn check(&self, sensor: Sensor, subject: &str) -> Result<()> {
+        self.check_with(sensor, subject, |std| std > 0.0)
+    }
+
+    /// The same of what was measured: a constant band has a deviation of 0.
+    pub fn check_measured(&self, sensor: Sensor, subject: &str) -> Result<()> {
+        self.check_with(sensor, subject, |std| std >= 0.0)
+    }
+
+    /// The bands with a deviation of 0.
+    pub fn constant(&self) -> impl Iterator<Item = &str> {
+        self.bands.iter().zip(&self.std).filter(|(_, std)| **std == 0.0).map(|(band, _)| band.as_str())
+    }
+
+    fn check_with(&self, sensor: Sensor, subject: &str, allowed: fn(f32) -> bool) -> Result<()> {
         let bands = sensor.bands();
         let wrong = |problem: String| {
             Error::new(subject, problem, "give one finite mean and one positive std per band in the model's order")
@@ -58,7 +72,8 @@ impl BandStats {
         if self.bands != bands || self.mean.len() != bands.len() || self.std.len() != bands.len() {
             return Err(wrong(format!("{sensor} statistics for bands {:?}, expected {bands:?}", self.bands)));
         }
-        match (0..bands.len()).find(|&c| !self.mean[c].is_finite() || !self.std[c].is_finite() || self.std[c] <= 0.0) {
+        let wrong_at = |c: &usize| !self.mean[*c].is_finite() || !self.std[*c].is_finite() || !allowed(self.std[*c]);
+        match (0..bands.len()).find(wrong_at) {
             Some(c) => {
                 Err(wrong(format!("{sensor} band {} has mean {} and std {}", bands[c], self.mean[c], self.std[c])))
             }
@@ -96,6 +111,18 @@ impl Normalisation {
         match sensor {
             Sensor::S1 => &self.s1,
             Sensor::S2 => &self.s2,
+        }
+    }
+
+    /// Refuses what pixels cannot be divided by; `subject` names the archive in the error.
+    pub fn check_spread(&self, subject: &str) -> Result<()> {
+        match self.s1.constant().chain(self.s2.constant()).next() {
+            Some(band) => Err(Error::new(
+                subject,
+                format!("band {band} is constant: its standard deviation is 0 and cannot be divided by"),
+                "train with --stats published, or on an archive where the band varies",
+            )),
+            None => Ok(()),
         }
     }
 }

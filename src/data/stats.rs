@@ -58,12 +58,13 @@ pub fn measure(source: &dyn PairSource, indices: &[u32], done: impl Fn(u32) + Sy
     let statistics = |sensor: Sensor, moments: &[Moments]| {
         let (mean, std) = moments.iter().map(|m| m.finish()).map(|(mean, std)| (mean as f32, std as f32)).unzip();
         let stats = BandStats { bands: sensor.bands().iter().map(|b| b.to_string()).collect(), mean, std };
-        stats.check(sensor, &source.describe().name).map(|()| stats)
+        stats.check_measured(sensor, &source.describe().name).map(|()| stats)
     };
     if indices.is_empty() {
         return Err(Error::new(&source.describe().name, "no pairs to measure", "bring more pairs"));
     }
-    Ok(Normalisation { s1: statistics(Sensor::S1, s1)?, s2: statistics(Sensor::S2, s2)? })
+    let measured = Normalisation { s1: statistics(Sensor::S1, s1)?, s2: statistics(Sensor::S2, s2)? };
+    measured.check_spread(&source.describe().name).map(|()| measured)
 }
 
 #[cfg(test)]

@@ -132,7 +132,8 @@ impl Embedder {
             let (tape, weights) = (tape(batch)?, model.params.chunks().iter().sum::<usize>() as u64 * 4);
             let plan = tape.plan();
             let binding = tape.largest_binding();
-            Ok(Footprint { parameters: weights, activations: plan.total(), binding, launches: plan.launches })
+            let activations = plan.total();
+            Ok(Footprint { parameters: weights, activations, ahead: 0, binding, launches: plan.launches })
         })?;
         let store = ParamStore::new(gpu, model.params.clone(), false)?;
         fill(&store)?;

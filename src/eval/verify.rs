@@ -40,7 +40,10 @@ pub fn verify_step(
     let (config, weights) = open_run(run)?;
     let model = Csmoe::for_training(config.clone());
     let px = source.tile_px();
-    check_fit(gpu, batch, |batch| Footprint::of(gpu, &model, &Settings { batch, ..Settings::default() }, px))?;
+    check_fit(gpu, batch, |batch| {
+        let run = Footprint::of(gpu, &model, &Settings { batch, ..Settings::default() }, px)?;
+        Ok(Footprint { ahead: 0, ..run })
+    })?;
     let mut t = Tape::new(gpu.target.clone(), model.params.clone());
     let images = model.pixel_inputs(&mut t, batch, px)?;
     let masked = model.mask_inputs(&mut t, batch, config.kept());

@@ -1,25 +1,28 @@
 //! What a training run needs of the device, known before anything is allocated.
 
+use super::rooms::ring_bytes;
 use super::settings::Settings;
 use super::step::record;
 use crate::gpu::Gpu;
 use crate::model::Csmoe;
 use anyhow::{Result, bail};
 
-/// Bytes of a training step at one batch.
+/// Bytes that a run takes at one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
     /// Weights, gradients and both moments.
     pub parameters: u64,
     /// Activations, inputs and outputs.
     pub activations: u64,
+    /// Pixels that are read ahead, in mapped memory.
+    pub ahead: u64,
     /// The largest single binding.
     pub binding: u64,
     pub launches: usize,
 }
 
 impl Footprint {
-    /// Plans a step without building it.
+    /// Plans a training run's step without building it, and the pixels read ahead of it.
     ///
     /// # Errors
     /// Shapes that do not fit.
@@ -29,13 +32,14 @@ impl Footprint {
         Ok(Footprint {
             parameters: model.params.chunks().iter().map(|n| *n as u64 * 16).sum(),
             activations: plan.total(),
+            ahead: ring_bytes(settings, px),
             binding: tape.largest_binding(),
             launches: plan.launches,
         })
     }
 
     pub fn total(&self) -> u64 {
-        self.parameters + self.activations
+        self.parameters + self.activations + self.ahead
     }
 }
 
@@ -108,4 +112,18 @@ pub fn check_fit(gpu: &Gpu, batch: usize, need: impl Fn(usize) -> Result<Footpri
         smaller /= 2;
     }
     bail!("a batch of {batch} needs {why}: not even --batch 1 would fit; try a smaller preset");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_read_ahead_can_be_what_does_not_fit() {
+        let budget = Budget { binding: 1 << 30, memory: Some(5 << 30) };
+        let step = Footprint { parameters: 2 << 30, activations: 2 << 30, ahead: 1 << 30, binding: 0, launches: 1 };
+        assert_eq!(budget.admits(&step), Ok(()));
+        let why = budget.admits(&Footprint { ahead: 2 << 30, ..step }).unwrap_err();
+        assert_eq!(why, "6.00 GiB and 5.00 GiB are free");
+    }
 }

@@ -17,7 +17,7 @@ mod step;
 pub use checkpoint::{Checkpoint, State};
 pub use memory::{Budget, Footprint, check_fit, largest_batch};
 pub use metrics::Record;
-pub use rooms::{Mapped, rooms, staged};
+pub use rooms::{Mapped, ring_bytes, rooms, staged};
 pub use run::{Observer, Outcome, Pretrain, Report};
 pub use schedule::Schedule;
 pub use settings::{Settings, Span};

@@ -3,7 +3,7 @@
 use super::checkpoint::{Checkpoint, State};
 use super::memory::{Budget, Footprint, largest_batch};
 use super::metrics::{Log, Record};
-use super::rooms::{Mapped, rooms};
+use super::rooms::{Mapped, ring, rooms};
 use super::schedule::Schedule;
 use super::settings::Settings;
 use super::step::{EvalProgram, TrainProgram};
@@ -76,7 +76,7 @@ impl Pretrain<'_> {
         let s = self.settings;
         let weights = s.weights.as_ref().map(|w| w.read(&*self.source)).transpose()?;
         let config = LoaderConfig { weights, ..self.walk(Part::Train) };
-        let rooms = rooms(self.gpu, config.prefetch + s.accumulate, s.batch, self.source.tile_px())?;
+        let rooms = rooms(self.gpu, ring(s), s.batch, self.source.tile_px())?;
         Ok(Loader::with_rooms(self.source.clone(), config, cursor, rooms)?)
     }
 

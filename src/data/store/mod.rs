@@ -193,7 +193,7 @@ impl Store {
         let total = each.into_iter().fold(vec![Moments::default(); bands], merge);
         let measured = write::normalisation(sensors, &total);
         for sensor in sensors {
-            measured.of(*sensor).check(*sensor, &self.root.display().to_string())?;
+            measured.of(*sensor).check_measured(*sensor, &self.root.display().to_string())?;
         }
         Ok(measured)
     }
@@ -246,7 +246,7 @@ impl Store {
         let read: Normalisation =
             serde_json::from_slice(&text).map_err(|e| wrong(format!("not band statistics: {e}")))?;
         for sensor in &self.index.plan.sensors {
-            read.of(*sensor).check(*sensor, &path.display().to_string())?;
+            read.of(*sensor).check_measured(*sensor, &path.display().to_string())?;
         }
         Ok(Some(read))
     }

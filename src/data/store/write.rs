@@ -246,11 +246,13 @@ impl Job<'_> {
             patches: vec![],
         };
         let mut moments: Vec<Moments> = vec![];
+        let mut read = 0;
         for number in 0..plan.shards() {
             let shard = Shard::open(&self.path(number), plan)?;
             index.patches.push(shard.len() as u32);
             shard.dropped().for_each(|(.., reason)| *index.dropped.entry(reason.into()).or_default() += 1);
             let record = shard.record();
+            read += record.scenes - record.left_out.values().sum::<usize>();
             record.left_out.iter().for_each(|(why, n)| *index.left_out.entry(why.clone()).or_default() += n);
             record.notes.iter().for_each(|(what, n)| *index.notes.entry(what.clone()).or_default() += n);
             if moments.is_empty() {
@@ -260,7 +262,11 @@ impl Job<'_> {
             }
         }
         if !moments.is_empty() {
-            self.write_json(STATISTICS, &normalisation(&plan.sensors, &moments))?;
+            let statistics = normalisation(&plan.sensors, &moments);
+            for band in plan.sensors.iter().flat_map(|sensor| statistics.of(*sensor).constant()) {
+                index.notes.insert(format!("band {band} is constant"), read);
+            }
+            self.write_json(STATISTICS, &statistics)?;
         }
         self.write_json(INDEX, &index)?;
         Ok(index)

@@ -56,7 +56,7 @@ pub fn some_cells(n: usize) -> Vec<CellPlace> {
 const ROWS: usize = 500;
 
 /// The bands of one sensor, each a whole file.
-type Tiffs = Vec<Vec<u8>>;
+pub type Tiffs = Vec<Vec<u8>>;
 
 type Group<'a, W> = SerializedRowGroupWriter<'a, W>;
 
@@ -114,6 +114,79 @@ fn step(band: &str) -> usize {
     if ["B02", "B03", "B04", "B08"].contains(&band) { 1 } else { 2 }
 }
 
+/// Writes `Core-S2L2A` and `Core-S1RTC`: one pair a cell of `cells`, baseline N0509 with its offset of 1000, radar as
+/// linear backscatter. `tiffs` gives a cell's bands, `done` hears of every pair.
+pub fn major_tom(
+    folder: &Path,
+    cells: &[CellPlace],
+    tiffs: impl Fn(usize) -> Result<[Tiffs; 2]> + Sync,
+    done: impl Fn(usize) + Sync,
+) -> Result<()> {
+    let product = |sensor: &str, i: usize| match sensor {
+        "S1" => format!("S1A_IW_GRDH_1SDV_20220706T050000_20220706T050025_{i:06}_SYNTH_rtc"),
+        _ => format!("S2A_MSIL2A_20220706T100000_N0509_R007_T{:05}_{i:06}", 10_000 + i % 90_000),
+    };
+    for part in (0..cells.len()).step_by(ROWS) {
+        let rows = part..(part + ROWS).min(cells.len());
+        let file = format!("part_{:05}.parquet", part / ROWS + 1);
+        let s2_columns: String = S2_BANDS.iter().map(|b| format!("optional binary {b}; ")).collect();
+        let head = "required binary product_id (STRING); required binary grid_cell (STRING); required binary timestamp (STRING);";
+        let paths = ["Core-S1RTC", "Core-S2L2A"].map(|core| folder.join(core).join("images").join(&file));
+        // Both files grow together, a few pairs at a time: a pair is drawn once and memory stays small.
+        let schemas = [
+            format!("message schema {{ {head} optional binary vv; optional binary vh; }}"),
+            format!("message schema {{ {head} {s2_columns} }}"),
+        ];
+        let batch = rayon::current_num_threads().max(1) * 2;
+        parquet(&paths[0], &schemas[0], |s1_file| {
+            parquet(&paths[1], &schemas[1], |s2_file| {
+                for start in rows.clone().step_by(batch) {
+                    let indices: Vec<usize> = (start..(start + batch).min(rows.end)).collect();
+                    let tiles = indices.par_iter().map(|i| tiffs(*i));
+                    let tiles = tiles.collect::<Result<Vec<_>>>().map_err(|e| ParquetError::General(e.to_string()))?;
+                    for (i, [s1, s2]) in indices.into_iter().zip(tiles) {
+                        write_row(s1_file, &product("S1", i), &cells[i].name, s1)?;
+                        write_row(s2_file, &product("S2", i), &cells[i].name, s2)?;
+                        done(i);
+                    }
+                }
+                Ok(())
+            })
+            .map_err(|e| ParquetError::General(e.to_string()))
+        })?;
+    }
+    for (core, sensor) in [("Core-S1RTC", "S1"), ("Core-S2L2A", "S2")] {
+        let (extra, s2) = if sensor == "S2" { ("required double cloud_cover;", true) } else { ("", false) };
+        let schema = format!(
+            "message schema {{ required binary grid_cell (STRING); required int64 grid_row_u; required int64 grid_col_r;
+               required binary product_id (STRING); required binary timestamp (STRING); {extra} required double nodata;
+               required double centre_lat; required double centre_lon; required binary crs (STRING);
+               required binary parquet_url (STRING); required int64 parquet_row; }}"
+        );
+        parquet(&folder.join(core).join("metadata.parquet"), &schema, |file| {
+            let mut g = file.next_row_group()?;
+            let n = cells.len();
+            column::<ByteArrayType, _>(&mut g, &texts(cells.iter().map(|c| &c.name)), None)?;
+            column::<Int64Type, _>(&mut g, &cells.iter().map(|c| c.row).collect::<Vec<_>>(), None)?;
+            column::<Int64Type, _>(&mut g, &cells.iter().map(|c| c.col).collect::<Vec<_>>(), None)?;
+            column::<ByteArrayType, _>(&mut g, &texts((0..n).map(|i| product(sensor, i))), None)?;
+            column::<ByteArrayType, _>(&mut g, &texts((0..n).map(|_| "20220706T100000")), None)?;
+            if s2 {
+                column::<DoubleType, _>(&mut g, &vec![0.0; n], None)?;
+            }
+            column::<DoubleType, _>(&mut g, &vec![0.0; n], None)?;
+            column::<DoubleType, _>(&mut g, &cells.iter().map(|c| c.lat).collect::<Vec<_>>(), None)?;
+            column::<DoubleType, _>(&mut g, &cells.iter().map(|c| c.lon).collect::<Vec<_>>(), None)?;
+            column::<ByteArrayType, _>(&mut g, &texts(cells.iter().map(|c| &c.crs)), None)?;
+            let url = |i: usize| format!("images/part_{:05}.parquet", i / ROWS + 1);
+            column::<ByteArrayType, _>(&mut g, &texts((0..n).map(url)), None)?;
+            column::<Int64Type, _>(&mut g, &(0..n).map(|i| (i % ROWS) as i64).collect::<Vec<_>>(), None)?;
+            g.close().map(drop)
+        })?;
+    }
+    Ok(())
+}
+
 impl Synth {
     fn even(&self, folder: &Path, what: &str) -> Result<()> {
         match self.px.is_multiple_of(2) {
@@ -125,74 +198,10 @@ impl Synth {
         }
     }
 
-    /// Writes `Core-S2L2A` and `Core-S1RTC`: one pair a cell of `cells`, baseline N0509 with its offset of 1000, radar as
-    /// linear backscatter. `done` hears of every pair.
+    /// [`major_tom`] of one pair a cell of `cells`. `done` hears of every pair.
     pub fn write_major_tom(&self, folder: &Path, cells: &[CellPlace], done: impl Fn(usize) + Sync) -> Result<()> {
         self.even(folder, "Major TOM")?;
-        let product = |sensor: &str, i: usize| match sensor {
-            "S1" => format!("S1A_IW_GRDH_1SDV_20220706T050000_20220706T050025_{i:06}_SYNTH_rtc"),
-            _ => format!("S2A_MSIL2A_20220706T100000_N0509_R007_T{:05}_{i:06}", 10_000 + i % 90_000),
-        };
-        for part in (0..cells.len()).step_by(ROWS) {
-            let rows = part..(part + ROWS).min(cells.len());
-            let file = format!("part_{:05}.parquet", part / ROWS + 1);
-            let s2_columns: String = S2_BANDS.iter().map(|b| format!("optional binary {b}; ")).collect();
-            let head = "required binary product_id (STRING); required binary grid_cell (STRING); required binary timestamp (STRING);";
-            let paths = ["Core-S1RTC", "Core-S2L2A"].map(|core| folder.join(core).join("images").join(&file));
-            // Both files grow together, a few pairs at a time: a pair is drawn once and memory stays small.
-            let schemas = [
-                format!("message schema {{ {head} optional binary vv; optional binary vh; }}"),
-                format!("message schema {{ {head} {s2_columns} }}"),
-            ];
-            let batch = rayon::current_num_threads().max(1) * 2;
-            parquet(&paths[0], &schemas[0], |s1_file| {
-                parquet(&paths[1], &schemas[1], |s2_file| {
-                    for start in rows.clone().step_by(batch) {
-                        let indices: Vec<usize> = (start..(start + batch).min(rows.end)).collect();
-                        let tiles = indices.par_iter().map(|i| self.tiffs(*i, &cells[*i]));
-                        let tiles =
-                            tiles.collect::<Result<Vec<_>>>().map_err(|e| ParquetError::General(e.to_string()))?;
-                        for (i, [s1, s2]) in indices.into_iter().zip(tiles) {
-                            write_row(s1_file, &product("S1", i), &cells[i].name, s1)?;
-                            write_row(s2_file, &product("S2", i), &cells[i].name, s2)?;
-                            done(i);
-                        }
-                    }
-                    Ok(())
-                })
-                .map_err(|e| ParquetError::General(e.to_string()))
-            })?;
-        }
-        for (core, sensor) in [("Core-S1RTC", "S1"), ("Core-S2L2A", "S2")] {
-            let (extra, s2) = if sensor == "S2" { ("required double cloud_cover;", true) } else { ("", false) };
-            let schema = format!(
-                "message schema {{ required binary grid_cell (STRING); required int64 grid_row_u; required int64 grid_col_r;
-                   required binary product_id (STRING); required binary timestamp (STRING); {extra} required double nodata;
-                   required double centre_lat; required double centre_lon; required binary crs (STRING);
-                   required binary parquet_url (STRING); required int64 parquet_row; }}"
-            );
-            parquet(&folder.join(core).join("metadata.parquet"), &schema, |file| {
-                let mut g = file.next_row_group()?;
-                let n = cells.len();
-                column::<ByteArrayType, _>(&mut g, &texts(cells.iter().map(|c| &c.name)), None)?;
-                column::<Int64Type, _>(&mut g, &cells.iter().map(|c| c.row).collect::<Vec<_>>(), None)?;
-                column::<Int64Type, _>(&mut g, &cells.iter().map(|c| c.col).collect::<Vec<_>>(), None)?;
-                column::<ByteArrayType, _>(&mut g, &texts((0..n).map(|i| product(sensor, i))), None)?;
-                column::<ByteArrayType, _>(&mut g, &texts((0..n).map(|_| "20220706T100000")), None)?;
-                if s2 {
-                    column::<DoubleType, _>(&mut g, &vec![0.0; n], None)?;
-                }
-                column::<DoubleType, _>(&mut g, &vec![0.0; n], None)?;
-                column::<DoubleType, _>(&mut g, &cells.iter().map(|c| c.lat).collect::<Vec<_>>(), None)?;
-                column::<DoubleType, _>(&mut g, &cells.iter().map(|c| c.lon).collect::<Vec<_>>(), None)?;
-                column::<ByteArrayType, _>(&mut g, &texts(cells.iter().map(|c| &c.crs)), None)?;
-                let url = |i: usize| format!("images/part_{:05}.parquet", i / ROWS + 1);
-                column::<ByteArrayType, _>(&mut g, &texts((0..n).map(url)), None)?;
-                column::<Int64Type, _>(&mut g, &(0..n).map(|i| (i % ROWS) as i64).collect::<Vec<_>>(), None)?;
-                g.close().map(drop)
-            })?;
-        }
-        Ok(())
+        major_tom(folder, cells, |i| self.tiffs(i, &cells[i]), done)
     }
 
     /// A pair's GeoTIFFs at a cell: radar, optical.
