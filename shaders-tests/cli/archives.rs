@@ -234,6 +234,14 @@ fn what_cannot_be_cut_is_told_in_a_line() {
     assert!(message.contains("no GeoTIFF"), "{message}");
     let (_, message) = fail(&["patches", "--archive", "nowhere", "--out", text(&out)]);
     assert!(message.contains("nowhere: no such file"), "{message}");
+    // Pairs whose optical half is ruined are not an archive of radar.
+    let pairs = folder.path().join("pairs");
+    succeed(&["synth", "--pairs", "1", "--tile-px", "16", "--out", text(&pairs)]);
+    let optical =
+        std::fs::read_dir(pairs.join("S2")).expect("a folder").next().expect("a file").expect("an entry").path();
+    std::fs::write(&optical, "nothing").expect("written");
+    let (_, message) = fail(&["patches", "--archive", text(&pairs), "--out", text(&out)]);
+    assert!(message.contains(text(&optical)), "{message}");
     std::fs::create_dir(&out).expect("a folder");
     std::fs::write(out.join("mine.txt"), "mine").expect("written");
     let (_, message) = fail(&["patches", "--archive", "synth:4", "--out", text(&out)]);

@@ -26,6 +26,9 @@ impl Ready {
         }
         let source = match open_with(spec, plain) {
             Ok(pairs) => Source::Pairs(pairs),
+            // Pairs that cannot be read are not an archive of one sensor.
+            #[cfg(feature = "gdal")]
+            Err(why) if super::super::geotiff::find::has_pairs(std::path::Path::new(spec)) => return Err(why),
             Err(why) => match [Sensor::S2, Sensor::S1].into_iter().find_map(|s| open_images(spec, s, plain).ok()) {
                 Some(images) => Source::Images(images),
                 None => return Err(why),

@@ -166,6 +166,11 @@ pub struct Place {
     pub mask: Option<SceneFiles>,
 }
 
+/// Whether scenes of both sensors belong together below `root`.
+pub fn has_pairs(root: &Path) -> bool {
+    scenes(root).and_then(|found| places(root, found, &mut BTreeMap::new())).is_ok()
+}
+
 /// Brings the scenes of both sensors together, and counts those left alone by reason.
 pub fn places(root: &Path, scenes: Vec<SceneFiles>, dropped: &mut BTreeMap<String, usize>) -> Result<Vec<Place>> {
     let of = |kind| scenes.iter().filter(|s| s.kind == Some(kind)).collect::<Vec<_>>();
