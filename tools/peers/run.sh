@@ -20,11 +20,11 @@ if [ ! -e "$venv/ready" ]; then
     touch "$venv/ready"
 fi
 
-# burn's choices are made when it is built.
+# burn's choices are made when it is built. Not --locked: csmoe's own dependencies may have changed since, the peers' stay pinned.
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target/peers"
 for build in ${BUILDS:-fusion}; do
-    cargo build --quiet --locked --release --target-dir "$target" --features "${build#plain}"
+    cargo build --quiet --release --target-dir "$target" --features "${build#plain}"
     cp "$target/release/csmoe-peers" "$target/peers/$build"
 done
 exec "$venv/bin/python" race.py "$(readlink -f "$target/peers")" "$@"
