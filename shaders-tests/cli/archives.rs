@@ -205,6 +205,17 @@ fn unreadable_scenes_stop_or_are_counted() {
     let (said, skipped) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(said.starts_with("2 patches") && said.contains("1 unreadable"), "{said}");
     assert!(skipped.contains("skipped: ") && skipped.contains(text(&found[1])), "{skipped}");
+    // Pairs of GeoTIFFs are read on opening already.
+    let (pairs, store) = (at("pairs"), at("pairs-store"));
+    succeed(&["synth", "--pairs", "3", "--tile-px", "24", "--out", text(&pairs)]);
+    let first =
+        std::fs::read_dir(pairs.join("S1")).expect("a folder").next().expect("an image").expect("an entry").path();
+    std::fs::write(&first, "nothing").expect("written");
+    let output =
+        succeed(&["patches", "--archive", text(&pairs), "--on-error", "skip", "--out", text(&store), "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&said["pairs"], &said["skipped"], &said["left_out"]["unreadable"]), (&2.into(), &1.into(), &1.into()));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(text(&first)));
 }
 
 #[test]

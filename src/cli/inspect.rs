@@ -53,7 +53,7 @@ fn export(path: &str, _: &std::path::Path) -> Result<()> {
 /// # Errors
 /// What cannot be read, by file and place.
 pub fn run(args: InspectArgs) -> Result<()> {
-    let options = ArchiveOptions { tile_px: args.tile_px, boa_offset: args.boa_offset, only: None };
+    let options = ArchiveOptions { tile_px: args.tile_px, boa_offset: args.boa_offset, ..Default::default() };
     if args.verify {
         let patches = verify(&args.path)?;
         eprintln!("csmoe: {patches} patches have their checksums");

@@ -1,9 +1,9 @@
 //! `csmoe patches`: an archive cut into a patch store.
 
-use crate::data::Error;
 use crate::data::archive::{ArchiveOptions, BoaOffset, open};
-use crate::data::store::write::{Job, OnError, Watch};
+use crate::data::store::write::{Job, Watch};
 use crate::data::table::Table;
+use crate::data::{Error, OnError};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeSet;
@@ -90,14 +90,16 @@ impl Watch for Progress {
 /// An archive, a sample or an output that cannot be used: names the file and row.
 pub fn run(args: PatchesArgs) -> Result<()> {
     let only = args.sample.as_deref().map(cells).transpose()?;
-    let options = ArchiveOptions { tile_px: args.tile_px, boa_offset: args.boa_offset, only };
+    let on_error = if args.on_error == "skip" { OnError::Skip } else { OnError::Stop };
+    let options = ArchiveOptions { tile_px: args.tile_px, boa_offset: args.boa_offset, only, on_error };
     let reader = open(&args.archive, &options)?;
+    let skipped = &reader.about().skipped;
+    skipped.iter().for_each(|why| eprintln!("csmoe: skipped: {why}"));
     eprintln!("csmoe: {}", reader.about());
     let style = ProgressStyle::with_template("{bar:24} {pos}/{len} scenes  {msg}  {eta} left")?;
     let bar = ProgressBar::new(reader.len() as u64).with_style(style);
-    let watch = Progress { bar, kept: 0.into(), dropped: 0.into(), skipped: 0.into() };
-    let on_error = if args.on_error == "skip" { OnError::Skip } else { OnError::Stop };
-    let job = Job { reader: &*reader, options: &options, out: &args.out, on_error, share: args.shard };
+    let watch = Progress { bar, kept: 0.into(), dropped: 0.into(), skipped: skipped.len().into() };
+    let job = Job { reader: &*reader, options: &options, out: &args.out, share: args.shard };
     let began = Instant::now();
     let outcome = job.run(&watch)?;
     let seconds = began.elapsed().as_secs_f64();

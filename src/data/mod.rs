@@ -170,6 +170,9 @@ pub struct Report {
     pub classes: Vec<String>,
     /// What was decided on the way: units, band layout, preferred products.
     pub notes: Vec<String>,
+    /// Errors of the scenes that were skipped.
+    #[serde(default)]
+    pub skipped: Vec<String>,
 }
 
 impl fmt::Display for Report {
@@ -280,7 +283,22 @@ pub struct OpenOptions {
     pub s1_bands: Option<Vec<String>>,
     /// The same for S2 files.
     pub s2_bands: Option<Vec<String>>,
+    /// What to do about a scene that cannot be read.
+    pub on_error: OnError,
 }
+
+/// What to do about a scene that cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnError {
+    /// Stop with its error.
+    #[default]
+    Stop,
+    /// Say so, count it, go on.
+    Skip,
+}
+
+/// Under this reason scenes are counted that were skipped.
+pub const UNREADABLE: &str = "unreadable";
 
 /// Opens pairs: `synth:PAIRS[:SEED]` (procedural, in memory), a patch store, or a folder of co-registered GeoTIFFs.
 pub fn open(spec: &str, tile_px: Option<usize>) -> Result<Box<dyn PairSource>> {

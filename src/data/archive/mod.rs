@@ -21,7 +21,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Geo, OpenOptions, Result, Sensor};
+use super::{Error, Geo, OnError, OpenOptions, Result, Sensor};
 
 /// Side of a Major TOM cell in pixels of 10 m.
 pub const TILE_PX: usize = 1068;
@@ -47,6 +47,9 @@ pub struct About {
     pub left_out: BTreeMap<String, usize>,
     /// What was decided on the way.
     pub notes: Vec<String>,
+    /// Errors of the scenes that were skipped on opening.
+    #[serde(default)]
+    pub skipped: Vec<String>,
 }
 
 impl std::fmt::Display for About {
@@ -164,6 +167,8 @@ pub struct ArchiveOptions {
     pub boa_offset: BoaOffset,
     /// Only these scenes (grid cells in Major TOM, else the scenes' names).
     pub only: Option<BTreeSet<String>>,
+    /// What to do about a scene that cannot be read.
+    pub on_error: OnError,
 }
 
 impl ArchiveOptions {
@@ -207,7 +212,7 @@ pub fn open(spec: &str, options: &ArchiveOptions) -> Result<Box<dyn Reader>> {
     if let Some(found) = geo_bench::GeoBench::find(root, options)? {
         return Ok(Box::new(found));
     }
-    let plain = OpenOptions { tile_px: options.tile_px, ..Default::default() };
+    let plain = OpenOptions { tile_px: options.tile_px, on_error: options.on_error, ..Default::default() };
     Ok(Box::new(pairs::Ready::open(spec, &plain, options)?))
 }
 

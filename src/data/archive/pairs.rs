@@ -38,7 +38,7 @@ impl Ready {
             Source::Pairs(pairs) => (pairs.describe(), vec![Sensor::S1, Sensor::S2]),
             Source::Images(images) => (images.describe(), vec![images.sensor()]),
         };
-        let Report { name, tile_px, classes, dropped, notes, dtype, .. } = report.clone();
+        let Report { name, tile_px, classes, dropped, notes, dtype, skipped, .. } = report.clone();
         let format = if spec.starts_with("synth:") { "procedural" } else { "GeoTIFF" };
         let is_patch = |reason: &String| [S1_MISSING, S1_NOT_POSITIVE, S2_MISSING].contains(&reason.as_str());
         let (patches, left_out) = dropped.into_iter().partition(|(reason, _)| is_patch(reason));
@@ -52,6 +52,7 @@ impl Ready {
             dropped: patches,
             left_out,
             notes,
+            skipped,
         };
         Ok(Self { about, source, dtype })
     }

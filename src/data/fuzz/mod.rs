@@ -14,11 +14,11 @@ use serde_json::Value;
 
 use super::archive::cut::cut;
 use super::archive::{ArchiveOptions, BoaOffset, Reader, big_earth_net, decode, geo_bench, major_tom, open, unpacked};
-use super::store::write::{Job, OnError, Watch};
+use super::store::write::{Job, Watch};
 use super::store::{Store, shard_name};
 use super::synth::Synth;
 use super::synth::layouts::some_cells;
-use super::{Error, Geo, PairSource, Result, S1_BANDS, S2_BANDS, geotiff, meter};
+use super::{Error, Geo, OnError, PairSource, Result, S1_BANDS, S2_BANDS, geotiff, meter};
 use stage::Stage;
 
 /// Side of a tile: the least there is.
@@ -88,7 +88,8 @@ fn read(reader: &dyn Reader, place: &str) {
 fn staged(bench: &mut Bench, input: &[u8], work: impl Fn(&Path, &ArchiveOptions) -> Result<()> + Sync + Send) {
     let (first, edits) = input.split_first().unwrap_or((&0, &[]));
     let boa_offset = [BoaOffset::Auto, BoaOffset::Keep, BoaOffset::Subtract][*first as usize % 3];
-    let options = ArchiveOptions { tile_px: (*first < 128).then_some(PX), boa_offset, only: None };
+    let on_error = if *first & 32 == 0 { OnError::Stop } else { OnError::Skip };
+    let options = ArchiveOptions { tile_px: (*first < 128).then_some(PX), boa_offset, only: None, on_error };
     let folder = bench.stages[(*first & 64 != 0) as usize].edit(edits);
     let (root, size) = (folder.root(), folder.size());
     let (took, believed) = meter::measure(|| {
@@ -235,8 +236,7 @@ pub fn store(input: &[u8]) {
             Bench::new("store", |root| {
                 let options = ArchiveOptions { tile_px: Some(PX), ..Default::default() };
                 let reader = open("synth:3", &options).expect("procedural");
-                let job =
-                    Job { reader: &*reader, options: &options, out: root, on_error: OnError::Stop, share: (0, 1) };
+                let job = Job { reader: &*reader, options: &options, out: root, share: (0, 1) };
                 job.run(&Quiet).expect("written");
             })
         });

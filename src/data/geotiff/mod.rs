@@ -15,7 +15,8 @@ use rayon::prelude::*;
 
 use super::geo::shifted;
 use super::{
-    DEFAULT_TILE_PX, Error, Geo, Image, ImageSource, NO_CLASS, OpenOptions, Pair, PairSource, Report, Result, Sensor,
+    DEFAULT_TILE_PX, Error, Geo, Image, ImageSource, NO_CLASS, OnError, OpenOptions, Pair, PairSource, Report, Result,
+    Sensor, UNREADABLE,
 };
 use find::{Kind, SceneFiles};
 use raster::{Raster, Unit};
@@ -63,9 +64,9 @@ impl Pairs {
             let label = labels.by_id.get(&place.id).copied();
             Ok(Scene { id: place.id, s1: Some(s1), s2: Some(s2), mask, label })
         };
-        let scenes = places.into_par_iter().map(build).collect::<Result<Vec<_>>>()?;
+        let scenes = readable(places.into_par_iter().map(build).collect(), options, &mut report)?;
         report.classes = labels.classes;
-        Archive::index(scenes, report, options.tile_px).map(Self)
+        Archive::index(scenes, report, options).map(Self)
     }
 }
 
@@ -138,9 +139,9 @@ impl Images {
             let label = labels.by_id.get(&files.place()).copied();
             Ok(Scene { id: files.place(), s1, s2, mask: None, label })
         };
-        let scenes = found.par_iter().map(build).collect::<Result<Vec<_>>>()?;
+        let scenes = readable(found.par_iter().map(build).collect(), options, &mut report)?;
         report.classes = labels.classes.clone();
-        Archive::index(scenes, report, options.tile_px).map(|archive| Self(archive, sensor))
+        Archive::index(scenes, report, options).map(|archive| Self(archive, sensor))
     }
 }
 
@@ -167,21 +168,23 @@ impl ImageSource for Images {
 
 impl Archive {
     /// Decides units, cuts the scenes into tiles, and drops the tiles with a missing pixel.
-    fn index(mut scenes: Vec<Scene>, mut report: Report, tile_px: Option<usize>) -> Result<Self> {
+    fn index(scenes: Vec<Scene>, mut report: Report, options: &OpenOptions) -> Result<Self> {
         let smallest = scenes.iter().map(|s| s.size().0.min(s.size().1)).min().unwrap_or(0);
-        let px = tile_px.unwrap_or(DEFAULT_TILE_PX.min(smallest));
-        let scans = scenes.par_iter_mut().map(|scene| scene.scan(px)).collect::<Result<Vec<_>>>()?;
-        let mut tiles = vec![];
-        for (index, outcomes) in scans.into_iter().enumerate() {
+        let px = options.tile_px.unwrap_or(DEFAULT_TILE_PX.min(smallest));
+        let scan = |mut scene: Scene| scene.scan(px).map(|outcomes| (scene, outcomes));
+        let scans = readable(scenes.into_par_iter().map(scan).collect(), options, &mut report)?;
+        let (mut scenes, mut tiles) = (vec![], vec![]);
+        for (scene, outcomes) in scans {
             if outcomes.is_empty() {
                 *report.dropped.entry(format!("scenes smaller than {px} px")).or_default() += 1;
             }
             for ((row, col), outcome) in outcomes {
                 match outcome {
                     Some(reason) => *report.dropped.entry(reason.into()).or_default() += 1,
-                    None => tiles.push(Tile { scene: index as u32, col: col as u32, row: row as u32 }),
+                    None => tiles.push(Tile { scene: scenes.len() as u32, col: col as u32, row: row as u32 }),
                 }
             }
+            scenes.push(scene);
         }
         let mut notes = BTreeMap::<String, usize>::new();
         for (sensor, raster) in scenes.iter().flat_map(Scene::sensors) {
@@ -236,6 +239,22 @@ impl Archive {
         let Some(raster) = raster else { return Ok(vec![]) };
         raster.reader()?.window((tile.col as usize, tile.row as usize), (px, px))
     }
+}
+
+/// The scenes that can be read. Those that cannot are skipped and counted, where that is wished and any are left.
+fn readable<T>(scenes: Vec<Result<T>>, options: &OpenOptions, report: &mut Report) -> Result<Vec<T>> {
+    let any = scenes.iter().any(Result::is_ok);
+    let mut kept = vec![];
+    for scene in scenes {
+        match scene {
+            Err(why) if any && options.on_error == OnError::Skip => {
+                report.skipped.push(why.to_string());
+                *report.dropped.entry(UNREADABLE.into()).or_default() += 1;
+            }
+            scene => kept.push(scene?),
+        }
+    }
+    Ok(kept)
 }
 
 /// A tile's first row and column, and why it is dropped.

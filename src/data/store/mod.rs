@@ -148,9 +148,9 @@ impl Store {
             tile_px: plan.tile_px,
             dropped: index.dropped.clone(),
             bands: plan.sensors.iter().map(own).collect(),
-            dtype: BTreeMap::new(),
             classes: plan.classes.clone(),
             notes: index.left_out.iter().chain(&index.notes).map(counted).collect(),
+            ..Report::default()
         };
         let shards = index.patches.iter().map(|_| OnceLock::new()).collect();
         Ok(Self { root: root.into(), index, report, starts, shards })

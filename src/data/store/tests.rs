@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::write::{Job, OnError, Outcome, Watch};
+use super::write::{Job, Outcome, Watch};
 use super::*;
 use crate::data::archive::{About, ArchiveOptions, Reader, Scene, open};
 use crate::data::synth::Synth;
-use crate::data::{Error, Loader, LoaderConfig};
+use crate::data::{Error, Loader, LoaderConfig, OnError};
 
 struct Quiet;
 impl Watch for Quiet {
@@ -19,7 +19,7 @@ impl Watch for Quiet {
 fn cut_to(spec: &str, out: &Path, share: (usize, usize)) -> Result<Outcome> {
     let options = ArchiveOptions { tile_px: Some(16), ..Default::default() };
     let reader = open(spec, &options)?;
-    Job { reader: &*reader, options: &options, out, on_error: OnError::Stop, share }.run(&Quiet)
+    Job { reader: &*reader, options: &options, out, share }.run(&Quiet)
 }
 
 /// Name and bytes of every file.
@@ -162,11 +162,13 @@ impl Reader for Half {
 #[test]
 fn unreadable_scenes_stop_or_are_counted() {
     let dir = tempfile::tempdir().unwrap();
-    let options = ArchiveOptions { tile_px: Some(16), ..Default::default() };
-    let reader = Half(open("synth:10", &options).unwrap());
-    let job = |on_error| Job { reader: &reader, options: &options, out: dir.path(), on_error, share: (0, 1) };
-    assert_eq!(job(OnError::Stop).run(&Quiet).unwrap_err().to_string(), "a.tif: truncated; fetch it again");
-    let outcome = job(OnError::Skip).run(&Quiet).unwrap();
+    let run = |on_error| {
+        let options = ArchiveOptions { tile_px: Some(16), on_error, ..Default::default() };
+        let reader = Half(open("synth:10", &options).unwrap());
+        Job { reader: &reader, options: &options, out: dir.path(), share: (0, 1) }.run(&Quiet)
+    };
+    assert_eq!(run(OnError::Stop).unwrap_err().to_string(), "a.tif: truncated; fetch it again");
+    let outcome = run(OnError::Skip).unwrap();
     assert_eq!((outcome.pairs, &outcome.left_out), (5, &BTreeMap::from([("unreadable".into(), 5)])));
     assert_eq!(Store::open(dir.path()).unwrap().pair(1).unwrap(), Synth::new(10, 42, 16).pair(2).unwrap());
 }
@@ -196,7 +198,7 @@ fn spoilt_scenes_are_dropped_or_refused() {
     let run = |spoil: fn(&mut Scene)| {
         let dir = tempfile::tempdir().unwrap();
         let reader = Spoilt(open("synth:4", &options).unwrap(), spoil);
-        let job = Job { reader: &reader, options: &options, out: dir.path(), on_error: OnError::Stop, share: (0, 1) };
+        let job = Job { reader: &reader, options: &options, out: dir.path(), share: (0, 1) };
         job.run(&Quiet).map(|outcome| (outcome, Store::open(dir.path()).err().map(|e| e.to_string())))
     };
     let (outcome, opened) = run(|scene| scene.bands.iter_mut().for_each(|b| b.values.fill(f32::NAN))).unwrap();
@@ -208,6 +210,8 @@ fn spoilt_scenes_are_dropped_or_refused() {
     assert!(message.contains("256 values for 15 x 16 pixels"), "{message}");
     let message = run(|scene| drop(scene.bands.remove(0))).unwrap_err().to_string();
     assert!(message.contains("bands VV missing"), "{message}");
+    let message = run(|scene| drop(scene.bands.drain(..2))).unwrap_err().to_string();
+    assert!(message.contains("has no s1 bands"), "{message}");
 }
 
 #[test]

@@ -4,35 +4,24 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::super::archive::cut::cut;
 use super::super::archive::{ArchiveOptions, Reader};
 use super::super::export::write_atomic;
 use super::super::stats::Moments;
-use super::super::{BandStats, Error, Normalisation, Result, Sensor};
+use super::super::{BandStats, Error, Normalisation, OnError, Result, Sensor, UNREADABLE};
 use super::shard::{self, Dropped, Entry, Record, Shard};
 use super::{FORMAT, INDEX, Index, Plan, STATISTICS, shard_name};
 
 /// Patches a shard is meant to have: some 140 MB, which a process cutting it holds in memory.
 const SHARD_PATCHES: usize = 512;
 
-/// What to do about a scene that cannot be read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OnError {
-    /// Stop with its error.
-    #[default]
-    Stop,
-    /// Say so, count it, go on.
-    Skip,
-}
-
 /// One `csmoe patches`.
 pub struct Job<'a> {
     pub reader: &'a dyn Reader,
     pub options: &'a ArchiveOptions,
     pub out: &'a Path,
-    pub on_error: OnError,
     /// This process's share (i of n): every n-th shard from the i-th, i from 0.
     pub share: (usize, usize),
 }
@@ -177,7 +166,7 @@ impl Job<'_> {
                 _ => record.moments.iter().zip(scene.moments).map(|(a, b)| a.merge(b)).collect(),
             };
             scene.notes.iter().for_each(|n| *record.notes.entry(n.to_string()).or_default() += 1);
-            *record.left_out.entry("unreadable".into()).or_default() += usize::from(scene.failed);
+            *record.left_out.entry(UNREADABLE.into()).or_default() += usize::from(scene.failed);
             entries.extend(scene.entries);
             dropped.extend(scene.dropped);
         }
@@ -187,10 +176,22 @@ impl Job<'_> {
 
     fn cut_scene(&self, index: usize, plan: &Plan, watch: &dyn Watch) -> Result<Scene> {
         let px = plan.tile_px;
-        let done = self.reader.scene(index).and_then(|scene| Ok((cut(&scene, px, false)?, scene.id, scene.labels)));
+        let done = self.reader.scene(index).and_then(|scene| {
+            let cut = cut(&scene, px, false)?;
+            for patch in cut.patches.iter().filter(|patch| patch.dropped.is_none()) {
+                for sensor in &plan.sensors {
+                    let pixels = if *sensor == Sensor::S1 { &patch.s1 } else { &patch.s2 };
+                    if pixels.len() != sensor.channels() * px * px {
+                        let problem = format!("{} has no {sensor} bands, other scenes have", scene.id);
+                        return Err(Error::new(&plan.source, problem, "bring the missing files, or --on-error skip"));
+                    }
+                }
+            }
+            Ok((cut, scene.id, scene.labels))
+        });
         let (cut, id, labels) = match done {
             Ok(done) => done,
-            Err(why) if self.on_error == OnError::Skip => {
+            Err(why) if self.options.on_error == OnError::Skip => {
                 watch.skipped(&why);
                 watch.scene(0, 0);
                 return Ok(Scene { failed: true, ..Scene::default() });
@@ -206,13 +207,6 @@ impl Job<'_> {
             if let Some(reason) = patch.dropped {
                 out.dropped.push(Dropped { scene: index, at: patch.at, reason: reason.into() });
                 continue;
-            }
-            for sensor in &plan.sensors {
-                let pixels = if *sensor == Sensor::S1 { &patch.s1 } else { &patch.s2 };
-                if pixels.len() != sensor.channels() * px * px {
-                    let problem = format!("{id} has no {sensor} bands, other scenes have");
-                    return Err(Error::new(&plan.source, problem, "bring the missing files, or --on-error skip"));
-                }
             }
             let moments = patch.s1.chunks_exact(px * px).chain(patch.s2.chunks_exact(px * px)).map(Moments::of);
             out.moments = match out.moments.len() {

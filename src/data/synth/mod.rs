@@ -7,7 +7,6 @@ mod land;
 pub mod layouts;
 mod spectra;
 
-use std::collections::BTreeMap;
 
 use super::random::{Stream, bell, hash, unit};
 use super::{DEFAULT_TILE_PX, Error, Geo, Pair, PairSource, Report, Result, S2_BANDS, Sensor};
@@ -35,11 +34,10 @@ impl Synth {
             name: format!("synth:{pairs}:{seed}"),
             pairs,
             tile_px: px,
-            dropped: BTreeMap::new(),
             bands: bands.into(),
-            dtype: BTreeMap::new(),
             classes: CLASSES.iter().map(|c| c.to_string()).collect(),
             notes: vec!["procedural, not observed".into()],
+            ..Report::default()
         };
         Self { pairs, seed, px, report }
     }
