@@ -7,7 +7,6 @@ mod land;
 pub mod layouts;
 mod spectra;
 
-
 use super::random::{Stream, bell, hash, unit};
 use super::{DEFAULT_TILE_PX, Error, Geo, Pair, PairSource, Report, Result, S2_BANDS, Sensor};
 use land::Land;
