@@ -56,11 +56,12 @@ impl Observer for Watch {
         let mib = |b: u64| b as f64 / (1 << 20) as f64;
         let f = r.footprint;
         eprintln!(
-            "csmoe: {:.1} M parameters; GPU memory {:.0} MiB: weights, gradients and moments {:.0}, activations {:.0}, pixels read ahead {:.0}; {} launches a step",
+            "csmoe: {:.1} M parameters; GPU memory {:.0} MiB: weights, gradients and moments {:.0}, activations {:.0}, validation {:.0}, pixels read ahead {:.0}; {} launches a step",
             self.parameters as f64 / 1e6,
             mib(f.total()),
             mib(f.parameters),
             mib(f.activations),
+            mib(f.beside),
             mib(f.ahead),
             f.launches,
         );

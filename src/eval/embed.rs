@@ -133,7 +133,7 @@ impl Embedder {
             let plan = tape.plan();
             let binding = tape.largest_binding();
             let activations = plan.total();
-            Ok(Footprint { parameters: weights, activations, ahead: 0, binding, launches: plan.launches })
+            Ok(Footprint { parameters: weights, activations, beside: 0, ahead: 0, binding, launches: plan.launches })
         })?;
         let store = ParamStore::new(gpu, model.params.clone(), false)?;
         fill(&store)?;

@@ -42,7 +42,7 @@ pub fn verify_step(
     let px = source.tile_px();
     check_fit(gpu, batch, |batch| {
         let run = Footprint::of(gpu, &model, &Settings { batch, ..Settings::default() }, px)?;
-        Ok(Footprint { ahead: 0, ..run })
+        Ok(Footprint { beside: 0, ahead: 0, ..run })
     })?;
     let mut t = Tape::new(gpu.target.clone(), model.params.clone());
     let images = model.pixel_inputs(&mut t, batch, px)?;

@@ -2,7 +2,7 @@
 
 use super::rooms::ring_bytes;
 use super::settings::Settings;
-use super::step::record;
+use super::step::{record, record_alone, record_held_out};
 use crate::gpu::Gpu;
 use crate::model::Csmoe;
 use anyhow::{Result, bail};
@@ -12,8 +12,10 @@ use anyhow::{Result, bail};
 pub struct Footprint {
     /// Weights, gradients and both moments.
     pub parameters: u64,
-    /// Activations, inputs and outputs.
+    /// Activations, inputs and outputs of the step.
     pub activations: u64,
+    /// The same of the programs beside it: validation, and the update where gradients are added up.
+    pub beside: u64,
     /// Pixels that are read ahead, in mapped memory.
     pub ahead: u64,
     /// The largest single binding.
@@ -22,16 +24,20 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Plans a training run's step without building it, and the pixels read ahead of it.
+    /// Plans a training run's programs without building them, and the pixels read ahead.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub fn of(gpu: &Gpu, model: &Csmoe, settings: &Settings, px: usize) -> Result<Self> {
         let (tape, _) = record(model, &gpu.target, settings, px)?;
         let plan = tape.plan();
+        let validates = settings.validate_every > 0 && settings.split.validation > 0.0;
+        let held_out = validates.then(|| record_held_out(model, &gpu.target, settings.batch, px)).transpose()?;
+        let update = (settings.accumulate > 1).then(|| record_alone(model, &gpu.target, settings)).transpose()?;
         Ok(Footprint {
             parameters: model.params.chunks().iter().map(|n| *n as u64 * 16).sum(),
             activations: plan.total(),
+            beside: held_out.map(|(tape, _)| tape).into_iter().chain(update).map(|tape| tape.plan().total()).sum(),
             ahead: ring_bytes(settings, px),
             binding: tape.largest_binding(),
             launches: plan.launches,
@@ -39,7 +45,7 @@ impl Footprint {
     }
 
     pub fn total(&self) -> u64 {
-        self.parameters + self.activations + self.ahead
+        self.parameters + self.activations + self.beside + self.ahead
     }
 }
 
@@ -121,7 +127,8 @@ mod tests {
     #[test]
     fn pixels_read_ahead_can_be_what_does_not_fit() {
         let budget = Budget { binding: 1 << 30, memory: Some(5 << 30) };
-        let step = Footprint { parameters: 2 << 30, activations: 2 << 30, ahead: 1 << 30, binding: 0, launches: 1 };
+        let (parameters, activations) = (2 << 30, 2 << 30);
+        let step = Footprint { parameters, activations, beside: 0, ahead: 1 << 30, binding: 0, launches: 1 };
         assert_eq!(budget.admits(&step), Ok(()));
         let why = budget.admits(&Footprint { ahead: 2 << 30, ..step }).unwrap_err();
         assert_eq!(why, "6.00 GiB and 5.00 GiB are free");

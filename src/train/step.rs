@@ -62,6 +62,23 @@ pub fn plan(model: &Csmoe, target: &Target, settings: &Settings, px: usize) -> R
     Ok(record(model, target, settings, px)?.0.plan())
 }
 
+/// The update as a program of its own, after several batches.
+pub(super) fn record_alone(model: &Csmoe, target: &Target, settings: &Settings) -> Result<Tape> {
+    let mut t = Tape::new(target.clone(), model.params.clone());
+    record_update(&mut t, settings, None)?;
+    Ok(t)
+}
+
+/// The objective without gradients.
+pub(super) fn record_held_out(model: &Csmoe, target: &Target, batch: usize, px: usize) -> Result<(Tape, Objective)> {
+    let mut t = Tape::new(target.clone(), model.params.clone());
+    let images = model.pixel_inputs(&mut t, batch, px)?;
+    let masks = model.mask_inputs(&mut t, batch, model.config.kept());
+    let objective = Objective::record(&mut t, model, &images, &masks)?;
+    t.output("scalars", objective.scalars)?;
+    Ok((t, objective))
+}
+
 fn record_update(t: &mut Tape, settings: &Settings, objective: Option<&Objective>) -> Result<()> {
     let hyper = t.input("hyper", [adamw::HYPER]);
     let stats = t.scope("update", |t| adamw::update(t, hyper, objective.map(|o| o.scalars), options(settings)))?;
@@ -78,11 +95,7 @@ impl TrainProgram {
         let step = tape.compile(gpu, store)?;
         let update = match settings.accumulate {
             1 => None,
-            _ => {
-                let mut t = Tape::new(gpu.target.clone(), model.params.clone());
-                record_update(&mut t, settings, None)?;
-                Some(t.compile(gpu, store)?)
-            }
+            _ => Some(record_alone(model, &gpu.target, settings)?.compile(gpu, store)?),
         };
         Ok(TrainProgram { step, update, objective, config: model.config.clone(), batch: settings.batch })
     }
@@ -158,12 +171,8 @@ impl EvalProgram {
     /// # Errors
     /// Out of memory, a binding over the adapter's limit.
     pub fn build(gpu: &Gpu, model: &Csmoe, store: &ParamStore, batch: usize, px: usize) -> Result<Self> {
-        let mut t = Tape::new(gpu.target.clone(), model.params.clone());
-        let images = model.pixel_inputs(&mut t, batch, px)?;
-        let masks = model.mask_inputs(&mut t, batch, model.config.kept());
-        let objective = Objective::record(&mut t, model, &images, &masks)?;
-        t.output("scalars", objective.scalars)?;
-        Ok(EvalProgram { program: t.compile(gpu, store)?, objective, config: model.config.clone(), batch })
+        let (tape, objective) = record_held_out(model, &gpu.target, batch, px)?;
+        Ok(EvalProgram { program: tape.compile(gpu, store)?, objective, config: model.config.clone(), batch })
     }
 
     /// The terms of one batch; the masks depend on (seed, stream) alone.
