@@ -1,12 +1,12 @@
 // The attentions of attention.wgsl for drivers that run on the CPU's vector units (llvmpipe), where heads are narrow. A
 // lane keeps COLUMNS whole queries (backward_kv: keys) of d = 4 ROWS values in registers and walks over the other side,
-// whose rows are the same for the whole workgroup: no gathers, no barriers, no workgroup memory. Rows begin at vec4s.
+// whose rows are the same for the whole workgroup: no barriers, no workgroup memory. Rows begin at vec4s.
 //
 // A workgroup takes LANES COLUMNS queries or keys of a sequence; value i of the COLUMNS rows of a lane is one vector.
-// forward: the greatest score of every query, then o = sum of exp(score - greatest) v, divided. The backwards compute
-// the weights again, each for itself: a store inside their loops would make the driver load every row twice.
-// FLOPs forward 4 Z Nq Nk d (computed: 6), backward_q 6, backward_kv 4 (computed: 8);
-// bytes 4 Z d (2 Nq + 2 Nk Nq / (LANES COLUMNS)) forward.
+// forward: o = sum of exp(score - top) v, divided, where top is a score of the query that is rarely changed.
+// backward_q: dq, and every weight a and slope g' into memory.   backward_kv: dv = sum of a dout, dk = sum of g' q.
+// FLOPs forward 4 Z Nq Nk d, backward_q 6, backward_kv 4;
+// bytes 4 Z d (2 Nq + 2 Nk Nq / (LANES COLUMNS)) forward, and backward 8 Z Nq Nk written and read.
 
 override LANES: u32 = 16u;
 const ROWS: u32 = 1u;
@@ -24,8 +24,8 @@ alias Columns = vec4<f32>;
 @group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;   // o, dq or dk
 @group(0) @binding(7) var<storage, read_write> out_v: array<vec4<f32>>; // dv
 @group(0) @binding(8) var<storage, read> o: array<vec4<f32>>;           // backward_q
-@group(0) @binding(9) var<storage, read_write> delta: array<f32>;       // backward_q: [Z, Nq] sum of dout o by row
-@group(0) @binding(9) var<storage, read> delta_in: array<f32>;          // backward_kv
+@group(0) @binding(9) var<storage, read_write> kept: array<vec2<f32>>;  // backward_q: [Z - first, Nk, Nq] weights, slopes
+@group(0) @binding(5) var<storage, read> kept_in: array<vec2<f32>>;     // backward_kv
 
 // Four values of each of a lane's rows.
 struct Four {
@@ -51,19 +51,22 @@ fn row_at(lie: Lie, z: u32, row: u32) -> u32 {
     return (start(lie, z) + row * lie.row) / 4u;
 }
 
+fn four_at(which: u32, at: u32) -> vec4<f32> {
+    switch which {
+        case Q: { return q[at]; }
+        case K: { return k[at]; }
+        case V: { return v[at]; }
+        default: { return dout[at]; }
+    }
+}
+
 // Values 4 i.. of the lane's rows: `row`, `row` + LANES, ... of `count`, the last repeated.
 fn own(which: u32, lie: Lie, z: u32, row: u32, count: u32, i: u32) -> Four {
     var f: Four;
     //@repeat COLUMNS
     let at_0 = row_at(lie, z, min(row + 0u * LANES, count - 1u)) + i;
     var r_0: vec4<f32>;
-    switch which {
-        case Q: { r_0 = q[at_0]; }
-        case K: { r_0 = k[at_0]; }
-        case V: { r_0 = v[at_0]; }
-        case O: { r_0 = o[at_0]; }
-        default: { r_0 = dout[at_0]; }
-    }
+    if which == O { r_0 = o[at_0]; } else { r_0 = four_at(which, at_0); }
     f.x[0u] = r_0.x;
     f.y[0u] = r_0.y;
     f.z[0u] = r_0.z;
@@ -107,6 +110,8 @@ fn scaled(f: Four, by: Columns) -> Four {
     return Four(f.x * by, f.y * by, f.z * by, f.w * by);
 }
 
+const RISE: f32 = 20.0;
+
 @compute @workgroup_size(LANES)
 fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
@@ -120,25 +125,28 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     let q_0 = own(Q, p.q, z, row, p.nq, 0u);
     var o_0 = zero();
     //@end
-    // The greatest score first: scores twice cost less than results scaled anew at every key.
+    // What was summed is scaled anew only where a score rises far above `top`: hardly ever after the first key, and no
+    // weight is above e^RISE, so that f32 holds the sums of any sequence.
     var top = Columns(-3.4e38);
-    for (var j = 0u; j < p.nk; j += 1u) {
-        let k_at = row_at(p.k, z, j);
-        var s = Dot(Columns(0.0), Columns(0.0));
-        //@repeat ROWS
-        s = dot_four(s, k[k_at + 0u], q_0);
-        //@end
-        top = max(top, (s.a + s.b) * p.scale);
-    }
     var total = Columns(0.0);
     for (var j = 0u; j < p.nk; j += 1u) {
         let k_at = row_at(p.k, z, j);
         let v_at = row_at(p.v, z, j);
-        var s = Dot(Columns(0.0), Columns(0.0));
+        var dot = Dot(Columns(0.0), Columns(0.0));
         //@repeat ROWS
-        s = dot_four(s, k[k_at + 0u], q_0);
+        dot = dot_four(dot, k[k_at + 0u], q_0);
         //@end
-        let weight = exp((s.a + s.b) * p.scale - top);
+        let s = (dot.a + dot.b) * p.scale;
+        let rises = s > top + RISE;
+        if any(rises) {
+            let factor = select(Columns(1.0), exp(top - s), rises);
+            top = select(top, s, rises);
+            total *= factor;
+            //@repeat ROWS
+            o_0 = scaled(o_0, factor);
+            //@end
+        }
+        let weight = exp(s - top);
         total += weight;
         //@repeat ROWS
         o_0 = add_four(o_0, v[v_at + 0u], weight);
@@ -174,9 +182,8 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     let d = dot.a + dot.b;
     var l: Columns;
     //@repeat COLUMNS
-    let at_0 = z * p.nq + min(row + 0u * LANES, p.nq - 1u);
-    l[0u] = lse_in[at_0];
-    delta[at_0] = d[0u];
+    let mine_0 = min(row + 0u * LANES, p.nq - 1u);
+    l[0u] = lse_in[z * p.nq + mine_0];
     //@end
     for (var j = 0u; j < p.nk; j += 1u) {
         let k_at = row_at(p.k, z, j);
@@ -189,8 +196,13 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
         //@end
         let weight = exp((s.a + s.b) * p.scale - l);
         let slope = weight * ((g.a + g.b) - d) * p.scale;
+        let to = ((z - p.first) * p.nk + j) * p.nq;
         //@repeat ROWS
         dq_0 = add_four(dq_0, k[k_at + 0u], slope);
+        //@end
+        // Last: after a store the driver would load the row again.
+        //@repeat COLUMNS
+        kept[to + mine_0] = vec2<f32>(weight[0u], slope[0u]);
         //@end
     }
     let add = (p.flags & ADD_Q) != 0u;
@@ -208,27 +220,26 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
         return;
     }
     let row = index % p.blocks * LANES * COLUMNS + lane;
+    //@repeat COLUMNS
+    let from_0 = ((z - p.first) * p.nk + min(row + 0u * LANES, p.nk - 1u)) * p.nq;
+    //@end
     //@repeat ROWS
-    let k_0 = own(K, p.k, z, row, p.nk, 0u);
-    let v_0 = own(V, p.v, z, row, p.nk, 0u);
     var dk_0 = zero();
     var dv_0 = zero();
     //@end
     for (var i = 0u; i < p.nq; i += 1u) {
         let q_at = row_at(p.q, z, i);
         let g_at = row_at(p.o, z, i);
-        let at = z * p.nq + i;
-        var s = Dot(Columns(0.0), Columns(0.0));
-        var g = s;
-        //@repeat ROWS
-        s = dot_four(s, q[q_at + 0u], k_0);
-        g = dot_four(g, dout[g_at + 0u], v_0);
+        var weight: Columns;
+        var slope: Columns;
+        //@repeat COLUMNS
+        let kept_0 = kept_in[from_0 + i];
+        weight[0u] = kept_0.x;
+        slope[0u] = kept_0.y;
         //@end
-        let weight = exp((s.a + s.b) * p.scale - lse_in[at]);
-        let slope = weight * ((g.a + g.b) - delta_in[at]) * p.scale;
         //@repeat ROWS
-        dk_0 = add_four(dk_0, q[q_at + 0u], slope);
-        dv_0 = add_four(dv_0, dout[g_at + 0u], weight);
+        dk_0 = add_four(dk_0, four_at(Q, q_at + 0u), slope);
+        dv_0 = add_four(dv_0, four_at(DOUT, g_at + 0u), weight);
         //@end
     }
     let add_k = (p.flags & ADD_K) != 0u;

@@ -85,10 +85,10 @@ fn row_at(rows: Rows, row: u32) -> u32 {
 }
 
 // Quad j of row r is cells[j * ROWS + r]. Forward keeps its rows' maximum, total and factor behind its scores; the
-// backward halves the quads between weights and their gradients.
-const QUADS: u32 = 64u;
-const CHUNK: u32 = 56u;
-const HALF: u32 = 32u;
+// backward halves the quads between weights and their gradients. 32 KiB in all.
+const QUADS: u32 = 2048u / ROWS;
+const CHUNK: u32 = QUADS - 1u;
+const HALF: u32 = QUADS / 2u;
 var<workgroup> cells: array<vec4<f32>, ROWS * QUADS>;
 
 // cells[base + j] = the products of the rows of A from `row` with the four rows of B from `first + 4 j`.

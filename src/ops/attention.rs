@@ -17,14 +17,17 @@ const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
 const FORWARD: &str = "forward";
 const BACKWARD_Q: &str = "backward_q";
 const BACKWARD_KV: &str = "backward_kv";
-/// Most rows of a workgroup of the tiled kernels, and keys it sees at a time, in forward and backward.
-const TILE_ROWS: usize = 32;
-const TILE_KEYS: usize = 224;
-const TILE_KEYS_BACKWARD: usize = 128;
+/// Most rows of a workgroup of the tiled kernels, and fewest where one must see all keys at once.
+const TILE_ROWS: usize = 64;
+const FEW_ROWS: usize = 16;
+/// Quads of keys that the tiled kernels' workgroup memory holds, over all rows.
+const QUADS: usize = 2048;
 /// Widest head of which a lane can keep some rows whole.
 const LANE_WIDTH: usize = 64;
-/// Elements the tiled backward keeps of its scores at a time: 64 MiB.
-const KEPT: usize = 16 << 20;
+/// Elements that the backward on software devices keeps of its weights at a time, by core: 1 MiB, which stays in its cache.
+const KEPT: usize = 1 << 18;
+/// Most that a single sequence may keep: 64 MiB.
+const KEPT_BY_ONE: usize = 16 << 20;
 
 /// How the rows of all sequences lie in a tensor: sequence `z` starts at `base + z / inner * outer + z % inner *
 /// inner_stride`, and its rows are `row` elements apart.
@@ -110,16 +113,14 @@ impl Attend {
         let kernel = self.family.kernel(entry);
         let (kernel, blocks) = match self.family {
             Family::Generic => (kernel.rows(ROWS as u32), n.div_ceil(ROWS)),
-            Family::Lanes => {
-                // backward_kv keeps four tensors of each row.
-                let columns = if entry == BACKWARD_KV && d > LANE_WIDTH / 2 { 2 } else { 4 };
-                (kernel.rows(d as u32 / 4).columns(columns), n.div_ceil((columns * lanes) as usize))
-            }
+            Family::Lanes => (kernel.rows(d as u32 / 4), n.div_ceil(4 * lanes as usize)),
             Family::Tiles => {
                 // Rows in equal blocks: a last block of a few rows would cost as much as a full one. A single block's
                 // are rounded, so that fewer kernels are compiled.
-                let blocks = n.div_ceil(TILE_ROWS);
-                let rows = if blocks == 1 { n.next_multiple_of(8) } else { n.div_ceil(blocks) };
+                let one_chunk = entry == FORWARD && flags & HAS_ENTROPY != 0;
+                let most = if one_chunk { TILE_ROWS.min(rows_that_see(nk)) } else { TILE_ROWS };
+                let blocks = n.div_ceil(most);
+                let rows = if blocks == 1 { n.next_multiple_of(4).min(most) } else { n.div_ceil(blocks) };
                 // As many columns a lane as leave the fewest lanes idle.
                 let work = |columns: &u32| d.div_ceil((columns * lanes) as usize) as u32 * columns;
                 let columns = [4, 3, 2].into_iter().filter(|c| d % *c as usize == 0).min_by_key(work).unwrap_or(4);
@@ -133,8 +134,9 @@ impl Attend {
         launch.constant("LANES", lanes);
         if self.family == Family::Tiles {
             let seen = if entry == BACKWARD_KV { nq } else { nk };
-            let most = if entry == FORWARD { TILE_KEYS } else { TILE_KEYS_BACKWARD };
-            launch.constant("ONE_CHUNK", u32::from(seen <= most));
+            let quads = QUADS / kernel.rows as usize;
+            let most = if entry == FORWARD { quads - 1 } else { quads / 2 };
+            launch.constant("ONE_CHUNK", u32::from(seen <= 4 * most));
             launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
         }
         launch
@@ -147,6 +149,11 @@ impl Attend {
     }
 }
 
+/// Rows of a tiled forward whose workgroup sees `nk` keys at once.
+fn rows_that_see(nk: usize) -> usize {
+    QUADS / (nk.div_ceil(4) + 1)
+}
+
 /// Records the attention of `q` over `k` and `v` into `o`; with `entropy` [z, nq] also, by row, the sum of
 /// `alpha ln(alpha + 1e-8)` over the weights.
 fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy: Option<Tensor>) {
@@ -154,11 +161,11 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     let fours = |l: Lie| {
         l.outer.is_multiple_of(4) && l.inner.is_multiple_of(4) && l.row.is_multiple_of(4) && l.base.is_multiple_of(4)
     };
-    let fit = t.target.tiles && d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1));
+    let fit = t.target.tiles && d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1)) && nq * nk <= KEPT_BY_ONE / 4;
     let apart = q.0 == k.0 || k.0 != v.0;
     let family = if fit && d <= LANE_WIDTH && entropy.is_none() && apart {
         Family::Lanes
-    } else if fit && (entropy.is_none() || nk <= TILE_KEYS) && nq * nk <= KEPT / 4 {
+    } else if fit && (entropy.is_none() || rows_that_see(nk) >= FEW_ROWS) {
         // The tiled forward sums the entropy too, of rows whose weights it has all at once.
         Family::Tiles
     } else {
@@ -187,12 +194,13 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     t.on_backward(move |t| {
         let dentropy = entropy.and_then(|e| t.grad(e));
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
-        let delta = t.saved([z * nq, 2]);
+        let mut row = o.0;
         if family != Family::Lanes {
+            row = t.saved([z * nq, 2]);
             let (stride, first) = if generic { (1u32, 0u32) } else { (2, 1) };
             let mut w = words![nq, d, z, size.inner, dentropy.is_some(), stride, first, 0u32].to_vec();
             w.extend(o.1.words());
-            let args = [o.0, dout, slopes, dentropy.unwrap_or(lse), delta].map(Arg::from);
+            let args = [o.0, dout, slopes, dentropy.unwrap_or(lse), row].map(Arg::from);
             t.launch(ROW_DELTA, (z * nq).div_ceil(64) as u64, &args, &w).flops(2.0 * (z * nq * d) as f64);
         }
         let mut flags = if dentropy.is_some() { HAS_ENTROPY } else { 0 };
@@ -217,7 +225,7 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         }
         if generic {
             let args = |out: &[Tensor]| -> Vec<Arg> {
-                [q.0, k.0, v.0, dout, lse, delta].iter().chain(out).map(|x| Arg::from(*x)).collect()
+                [q.0, k.0, v.0, dout, lse, row].iter().chain(out).map(|x| Arg::from(*x)).collect()
             };
             if let Some(dq) = dq {
                 this.launch(t, BACKWARD_Q, nq, &args(&[dq.tensor]), flags).flops(6.0 * pairs);
@@ -232,23 +240,15 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         }
         // The launch for k and v needs what that for q finds.
         let dq = dq.map_or_else(|| t.saved(q.0.shape()), |dq| dq.tensor);
-        if family == Family::Lanes {
-            let args = this.args(dout, lse, [dq; 2], &[o.0, delta]);
-            this.launch(t, BACKWARD_Q, nq, &args, flags).flops(6.0 * pairs);
-            if let Some((dk, dv)) = dkv {
-                let args = this.args(dout, lse, [dk.tensor, dv.tensor], &[o.0, delta]);
-                this.launch(t, BACKWARD_KV, nk, &args, flags).flops(4.0 * pairs);
-            }
-            return Ok(());
-        }
-        // The scores are kept, for as many sequences as fit.
+        // Weights and slopes are kept, for as many sequences as fit.
         let each = nq * nk.next_multiple_of(4) * 2;
-        let step = (KEPT.min(t.target.max_binding as usize / 4) / each).clamp(1, z);
+        let most = (KEPT * t.target.cores as usize).min(t.target.max_binding as usize / 4);
+        let step = (most / each).clamp(1, z);
         let kept = t.saved([step * each]);
         for first in (0..z).step_by(step) {
             let this = Attend { first, end: (first + step).min(z), ..this };
             let pairs = pairs * (this.end - first) as f64 / z as f64;
-            let args = this.args(dout, lse, [dq; 2], &[delta, kept]);
+            let args = this.args(dout, lse, [dq; 2], &[row, kept]);
             this.launch(t, BACKWARD_Q, nq, &args, flags).flops(6.0 * pairs);
             if let Some((dk, dv)) = dkv {
                 let args = this.args(dout, kept, [dk.tensor, dv.tensor], &[]);
