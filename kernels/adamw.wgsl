@@ -22,12 +22,13 @@ struct Hyper {
 
 //@include grid
 //@include workgroup
+//@include row_sum
 
 fn is_finite(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
 }
 
-// partial[first + i] = sum of squares of block i of 4096 gradients, infinity if one of them is not finite. One
+// sums[first + i] = sum of squares of block i of 4096 gradients, infinity if one of them is not finite. One
 // workgroup a block. Bytes: the gradients once. FLOPs: 2 a gradient.
 struct Window {
     n: u32,
@@ -38,10 +39,10 @@ struct Window {
     blocks: u32,    // of 64 parameters before this window
 }
 @group(0) @binding(0) var<uniform> p: Window;
-@group(0) @binding(1) var<storage, read_write> partial: array<f32>;
+@group(0) @binding(1) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(2) var<storage, read> gradient: array<vec4<f32>>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn squares(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let group = group_index(id, groups);
@@ -51,21 +52,21 @@ fn squares(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     let end = min(p.n, (group + 1u) * 1024u);
     var sum = 0.0;
     var finite = true;
-    for (var i = group * 1024u + lane; i < end; i += 64u) {
+    for (var i = group * 1024u + lane; i < end; i += LANES) {
         let g = gradient[i];
         finite = finite && is_finite(g.x) && is_finite(g.y) && is_finite(g.z) && is_finite(g.w);
         sum += dot(g, g);
     }
-    let bad = workgroup_sum(select(1.0, 0.0, finite), lane);
-    let total = workgroup_sum(select(0.0, sum, finite), lane);
+    let bad = row_sum(select(1.0, 0.0, finite), lane, 0u);
+    let total = row_sum(select(0.0, sum, finite), lane, 1u);
     if lane == 0u {
-        partial[p.first + group] = select(total, p.infinity, bad > 0.0);
+        sums[p.first + group] = select(total, p.infinity, bad > 0.0);
     }
 }
 
 // stats = [norm of grad_scale * gradient, 1 if the step is skipped, scale, 0, ...]. One workgroup in all.
 @group(0) @binding(1) var<storage, read_write> stats: array<f32>;    // [64]
-@group(0) @binding(2) var<storage, read> partials: array<f32>;
+@group(0) @binding(2) var<storage, read> sums_in: array<f32>;
 @group(0) @binding(3) var<storage, read> hyper: Hyper;
 @group(0) @binding(4) var<storage, read> losses: array<f32>;
 
@@ -74,8 +75,8 @@ fn decide(@builtin(local_invocation_index) lane: u32) {
     var sum = 0.0;
     var finite = true;
     for (var i = lane; i < p.n; i += 64u) {
-        finite = finite && is_finite(partials[i]);
-        sum += partials[i];
+        finite = finite && is_finite(sums_in[i]);
+        sum += sums_in[i];
     }
     for (var i = lane; i < p.losses; i += 64u) {
         finite = finite && is_finite(losses[i]);

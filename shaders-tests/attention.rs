@@ -56,6 +56,28 @@ fn multi_head_matches_reference() {
     }
 }
 
+#[test]
+fn scores_may_rise_or_fall_along_the_keys() {
+    // By some 80 from one end to the other: what was summed so far has to be scaled anew on the way.
+    let dims @ [s, n, heads, d] = [2, 120, 1, 32];
+    let mut qkv = normal(1, s * n * 3 * d);
+    for (row, values) in qkv.chunks_exact_mut(3 * d).enumerate() {
+        let place = if row < n { row } else { 2 * n - 1 - row } as f32;
+        values[..d].iter_mut().for_each(|q| *q = 0.5 + 0.1 * *q);
+        values[d..2 * d].iter_mut().for_each(|k| *k = place / 4.0 * (1.0 + 0.05 * *k));
+    }
+    for target in targets() {
+        check_on(
+            &target,
+            "attention over rising and falling scores",
+            F32,
+            &[In::Plain(vec![s, n, 3 * heads * d], qkv.clone())],
+            |t, x| multi_head(t, x[0], heads),
+            |x| multi_head_reference(&x[0], dims),
+        );
+    }
+}
+
 /// Runs dispatch and combine on `target`: the results, entropies and gradients of all inputs, by name.
 fn routed(target: &Target, [z, s, n, d]: [usize; 4]) -> Vec<(String, Vec<f32>)> {
     let mut t = Tape::new(target.clone(), Params::default());
@@ -101,7 +123,7 @@ fn fused_is_unfused() {
 }
 
 /// [sequences, slots, tokens, width]
-const MOE: [[usize; 4]; 20] = [
+const MOE: [[usize; 4]; 22] = [
     [1, 1, 1, 1],
     [1, 1, 2, 3],
     [1, 2, 1, 4],
@@ -120,6 +142,8 @@ const MOE: [[usize; 4]; 20] = [
     [1, 113, 112, 3],
     [1, 225, 30, 4],
     [1, 30, 225, 4],
+    [1, 140, 64, 4],
+    [1, 64, 300, 4],
     [2, 40, 40, 65],
     [1, 8, 6, 257],
 ];

@@ -10,7 +10,7 @@ const SQUARES: Kernel = Kernel::new("adamw", "squares");
 const DECIDE: Kernel = Kernel::new("adamw", "decide");
 const UPDATE: Kernel = Kernel::new("adamw", "update");
 const LANES: usize = 64;
-/// Gradients a workgroup squares; windows are whole multiples, so that the order of a sum is the same on every device.
+/// Gradients a workgroup squares; windows are whole multiples, so that the order of a sum does not depend on their size.
 const BLOCK: usize = 4096;
 /// Parameters that share one bit of the decay mask: stacks start at multiples of it.
 const DECAY_BLOCK: usize = 64;
@@ -104,7 +104,10 @@ pub fn update(t: &mut Tape, hyper: Tensor, losses: Option<Tensor>, options: Opti
         let gradient = external(t, Kind::Gradient, window);
         let groups = window.2.div_ceil(BLOCK);
         let words = words![window.2 / 4, first, f32::INFINITY];
-        t.launch(SQUARES, groups as u64, &[partial.into(), gradient.into()], words).flops(2.0 * window.2 as f64);
+        let lanes = t.target.lanes.min(64);
+        t.launch(SQUARES, groups as u64, &[partial.into(), gradient.into()], words)
+            .constant("LANES", lanes)
+            .flops(2.0 * window.2 as f64);
         first += groups;
     }
     let losses = losses.unwrap_or_else(|| t.constant([1], &[0f32]));

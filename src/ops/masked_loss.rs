@@ -60,7 +60,9 @@ pub fn masked_patch_loss(
     let loss = t.value([SCALAR], &[pred]);
     let work = (rows * values) as f64;
     let args = [errors.into(), scale.into(), pred.into(), image.into(), mask.into()];
-    t.launch(PATCH_ERROR, rows as u64, &args, &words(rows, false)).flops(3.0 * work);
+    let lanes = t.target.lanes.min(64);
+    let launch = t.launch(PATCH_ERROR, rows as u64, &args, &words(rows, false));
+    launch.constant("LANES", lanes).flops(3.0 * work);
     let args = [loss.into(), share.into(), errors.into(), mask.into()];
     t.launch(FINISH, 1, &args, &words(rows, false)).flops(2.0 * rows as f64);
     t.on_backward(move |t| {
@@ -68,7 +70,6 @@ pub fn masked_patch_loss(
             let groups = batch * (1 + patches);
             let args =
                 [out.tensor.into(), scale.into(), pred.into(), image.into(), mask.into(), share.into(), dloss.into()];
-            let lanes = t.target.lanes.min(64);
             t.launch(BACKWARD, groups as u64, &args, &words(groups, out.accumulate))
                 .constant("LANES", lanes)
                 .flops(4.0 * work);
