@@ -91,6 +91,10 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
             if p.has_bias != 0u && k0 == 0u {
                 first = bias_at(g * p.n + near);
             }
+            if EPILOGUE >= GELU {
+                let left = block * LANES * COLUMNS;
+                first += fetched(c_start + left, rows, p.n - 1u - left, lane);
+            }
             //@repeat ROWS
             var acc_0 = first;
             //@end

@@ -24,7 +24,7 @@ struct P {
     has_bias: u32,
     panels: u32,
     add_sums: u32, // sums += instead of =
-    pad_b: u32,
+    nothing: u32, // 0, which the driver does not know
     a: Lie,
     b: Lie,
     c: Lie,
@@ -74,6 +74,19 @@ fn extra_at(at: u32) -> Columns {
     v[0u] = extra[at + 0u];
     //@end
     return v;
+}
+
+// 0, after a look at `rows` rows of a block of `extra`, a cache line a lane: sixteen waits for memory at once, where the
+// epilogue's own reads and writes, a row at a time, would wait for four. `last` is the last column from `at`.
+const LINE: u32 = 16u;
+
+fn fetched(at: u32, rows: u32, last: u32, lane: u32) -> f32 {
+    let lines = max(COLUMNS * LANES / LINE, 1u);
+    var seen = 0u;
+    for (var r = lane / lines; r < rows; r += LANES / lines) {
+        seen |= bitcast<u32>(extra[at + r * p.c.row + min(lane % lines * LINE, last)]);
+    }
+    return bitcast<f32>(seen & p.nothing);
 }
 
 fn store(at: u32, v: Columns) {
