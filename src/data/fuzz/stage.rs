@@ -181,8 +181,10 @@ impl Drop for Folder<'_> {
                 }
                 None => {
                     let _ = fs::remove_file(&full);
-                    // Folders made for it, from the innermost.
-                    full.ancestors().skip(1).take_while(|dir| *dir != root).all(|dir| fs::remove_dir(dir).is_ok());
+                    // Folders made for it, from the innermost; a name too long leaves some of them.
+                    for dir in full.ancestors().skip(1).take_while(|dir| *dir != root) {
+                        let _ = fs::remove_dir(dir);
+                    }
                 }
             }
         }
