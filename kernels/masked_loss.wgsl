@@ -21,32 +21,13 @@ struct P {
 //@include workgroup
 //@include row_sum
 
-// A pixel of a patch: its number, its place in the patch and that of channel 0 in the image.
-struct Pixel {
-    i: u32,
-    x: u32,
-    y: u32,
-    at: u32,
-}
-
-// The first pixel of a lane in patch `row` of all patches.
-fn first_pixel(row: u32, lane: u32) -> Pixel {
+// Where pixel `pixel` of patch `row` of all patches lies in the image, channel 0.
+fn image_at(row: u32, pixel: u32) -> u32 {
     let size = p.side * p.edge;
     let q = row % p.patches;
-    let corner = (row / p.patches * p.channels * size + q / p.side * p.edge) * size + q % p.side * p.edge;
-    let x = lane % p.edge;
-    let y = lane / p.edge;
-    return Pixel(lane, x, y, corner + y * size + x);
-}
-
-// LANES pixels on, without a division by lane.
-fn next_pixel(old: Pixel) -> Pixel {
-    let size = p.side * p.edge;
-    let x = old.x + LANES % p.edge;
-    let wraps = u32(x >= p.edge);
-    let new_x = x - wraps * p.edge;
-    let y = old.y + LANES / p.edge + wraps;
-    return Pixel(old.i + LANES, new_x, y, old.at + (y - old.y) * size + new_x - old.x);
+    let y = q / p.side * p.edge + pixel / p.edge;
+    let x = q % p.side * p.edge + pixel % p.edge;
+    return (row / p.patches * p.channels * size + y) * size + x;
 }
 
 // One workgroup a patch, a lane a pixel with its channels, so that lanes read neighbours of the image; patches that are
@@ -78,16 +59,18 @@ fn patch_error(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     var inv = 1.0;
     if p.normalise != 0u {
         var sum = 0.0;
-        for (var pixel = first_pixel(row, lane); pixel.i < pixels; pixel = next_pixel(pixel)) {
+        for (var i = lane; i < pixels; i += LANES) {
+            let at = image_at(row, i);
             for (var c = 0u; c < p.channels; c++) {
-                sum += image[pixel.at + c * plane];
+                sum += image[at + c * plane];
             }
         }
         mean = row_sum(sum, lane, 0u) / values;
         var squares = 0.0;
-        for (var pixel = first_pixel(row, lane); pixel.i < pixels; pixel = next_pixel(pixel)) {
+        for (var i = lane; i < pixels; i += LANES) {
+            let at = image_at(row, i);
             for (var c = 0u; c < p.channels; c++) {
-                let e = image[pixel.at + c * plane] - mean;
+                let e = image[at + c * plane] - mean;
                 squares += e * e;
             }
         }
@@ -95,9 +78,10 @@ fn patch_error(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     }
     let start = (row + row / p.patches + 1u) * pixels * p.channels;
     var total = 0.0;
-    for (var pixel = first_pixel(row, lane); pixel.i < pixels; pixel = next_pixel(pixel)) {
+    for (var i = lane; i < pixels; i += LANES) {
+        let at = image_at(row, i);
         for (var c = 0u; c < p.channels; c++) {
-            let e = abs(pred[start + pixel.i * p.channels + c] - (image[pixel.at + c * plane] - mean) * inv);
+            let e = abs(pred[start + i * p.channels + c] - (image[at + c * plane] - mean) * inv);
             total += select(e * e, e, p.absolute != 0u);
         }
     }
@@ -158,10 +142,11 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     let plane = p.side * p.side * pixels;
     let factor = dloss[0] * mask[row] * share[0] / f32(pixels * p.channels);
     let norm = scale_in[row];
-    for (var pixel = first_pixel(row, lane); pixel.i < pixels; pixel = next_pixel(pixel)) {
+    for (var i = lane; i < pixels; i += LANES) {
+        let at = image_at(row, i);
         for (var c = 0u; c < p.channels; c++) {
-            let k = start + pixel.i * p.channels + c;
-            let e = pred[k] - (image[pixel.at + c * plane] - norm.x) * norm.y;
+            let k = start + i * p.channels + c;
+            let e = pred[k] - (image[at + c * plane] - norm.x) * norm.y;
             var slope = factor * select(2.0 * e, sign(e), p.absolute != 0u);
             if p.accumulate != 0u {
                 slope += dpred[k];
