@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
@@ -90,8 +90,21 @@ impl Length for Pages {
     }
 }
 
+/// A file from somewhere on, whose end is an error: the library passes over lists by reading, and at the end would pass
+/// over two thousand million items that are not there.
+pub struct Rest(BufReader<File>);
+
+impl Read for Rest {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(to)? {
+            0 if !to.is_empty() => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => Ok(n),
+        }
+    }
+}
+
 impl ChunkReader for Pages {
-    type T = BufReader<File>;
+    type T = Rest;
 
     /// Asked for where a page's header begins.
     fn get_read(&self, start: u64) -> Result<Self::T> {
@@ -99,7 +112,7 @@ impl ChunkReader for Pages {
         file.seek(SeekFrom::Start(start))?;
         let (mut reader, expansion) = (BufReader::new(file), self.expansion.load(Ordering::Relaxed));
         match expansion == 0 || check(reader.fill_buf()?, expansion).is_some() {
-            true => Ok(reader),
+            true => Ok(Rest(reader)),
             false => Err(wrong(format!("the page at byte {start} promises more than it holds"))),
         }
     }

@@ -1,7 +1,7 @@
 //! What the fuzz targets run and the tests replay: any bytes, each reader, and what it promises whatever they are.
 //!
-//! No panic; one line of error that names the file; no more memory than four times the files and the pixels that their
-//! headers were believed (ARCHITECTURE.md, "Ruined files").
+//! No panic; an end; one line of error that names the file; no more memory than four times the files and the pixels that
+//! their headers were believed (ARCHITECTURE.md, "Ruined files").
 
 mod stage;
 
@@ -303,7 +303,10 @@ mod tests {
             let inputs = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
             let mut count = 0;
             for input in inputs {
-                run(&std::fs::read(input.unwrap().path()).unwrap());
+                let path = input.unwrap().path();
+                let began = std::time::Instant::now();
+                run(&std::fs::read(&path).unwrap());
+                assert!(began.elapsed().as_secs() < 10, "{}: {:?}", path.display(), began.elapsed());
                 count += 1;
             }
             assert!(count > 10, "{name}: {count} inputs");
