@@ -251,33 +251,14 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 }
 
 @group(0) @binding(5) var<storage, read> saved_in: array<vec2<f32>>;
-@group(0) @binding(8) var<storage, read> delta_in: array<vec2<f32>>; // [Z Nq]: delta and the entropy's factor
+// By row: the gradient of the entropy with ONE_CHUNK; else row_delta's sum and factor, two a row.
+@group(0) @binding(8) var<storage, read> of_row: array<f32>;
 @group(0) @binding(9) var<storage, read_write> kept: array<vec2<f32>>; // backward_q: [z - first, Nq, keys()] of a', g'
 @group(0) @binding(5) var<storage, read> kept_in: array<vec2<f32>>;    // backward_kv
 
 // Keys of a row of `kept`.
 fn keys() -> u32 {
     return (p.nk + 3u) / 4u * 4u;
-}
-
-// A quad of weights and one of the gradients of their scores.
-struct Turned {
-    a: vec4<f32>,
-    g: vec4<f32>,
-}
-
-// Of a quad's scores and the gradients of its weights: the weights and the gradients of the scores, in their places.
-// `l` is the log-sum-exp, `delta` and `factor` are row_delta's.
-fn turn(at: u32, at_grad: u32, l: vec4<f32>, delta: vec4<f32>, factor: vec4<f32>, within: vec4<bool>) -> Turned {
-    let alpha = select(vec4<f32>(0.0), exp(cells[at] * p.scale - l), within);
-    var g = cells[at_grad];
-    if HAS_ENTROPY {
-        g += factor * (log(alpha + TINY) + alpha / (alpha + TINY));
-    }
-    let turned = Turned(alpha, alpha * (g - delta) * p.scale);
-    cells[at] = turned.a;
-    cells[at_grad] = turned.g;
-    return turned;
 }
 
 @compute @workgroup_size(LANES)
@@ -299,20 +280,42 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
         workgroupBarrier();
         dots(Q, q_rows, row, K, k_rows, chunk, quads, 0u, lane);
         dots(DOUT, o_rows, row, V, v_rows, chunk, quads, HALF, lane);
-        // A lane turns the quads it wrote.
-        for (var j = lane; j < quads; j += LANES) {
-            let within = vec4<u32>(4u * j) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(n);
-            for (var r = 0u; r < ROWS; r += 1u) {
-                let at = z * p.nq + min(row + r, p.nq - 1u);
-                let d = delta_in[at];
-                let turned = turn(j * ROWS + r, (HALF + j) * ROWS + r, vec4<f32>(saved_in[at].x), vec4<f32>(d.x),
-                                  vec4<f32>(d.y), within);
+        workgroupBarrier();
+        // From scores and the gradients of their weights to weights and the scores' gradients: a lane a row.
+        for (var r = lane; r < ROWS; r += LANES) {
+            let at = z * p.nq + min(row + r, p.nq - 1u);
+            let saved = saved_in[at];
+            var sum = vec4<f32>(0.0);
+            for (var j = 0u; j < quads; j += 1u) {
+                let within = vec4<u32>(4u * j) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(n);
+                let alpha = select(vec4<f32>(0.0), exp(cells[j * ROWS + r] * p.scale - saved.x), within);
+                cells[j * ROWS + r] = alpha;
+                sum += alpha * cells[(HALF + j) * ROWS + r];
+            }
+            // The sum of dout o is that of weights and their gradients.
+            var delta = (sum.x + sum.y) + (sum.z + sum.w);
+            var factor = 0.0;
+            if !ONE_CHUNK {
+                delta = of_row[2u * at];
+                factor = of_row[2u * at + 1u];
+            } else if HAS_ENTROPY {
+                factor = of_row[at];
+                delta += factor * saved.y;
+            }
+            for (var j = 0u; j < quads; j += 1u) {
+                let alpha = cells[j * ROWS + r];
+                var g = cells[(HALF + j) * ROWS + r];
+                if HAS_ENTROPY {
+                    g += factor * (log(alpha + TINY) + alpha / (alpha + TINY));
+                }
+                g = alpha * (g - delta) * p.scale;
+                cells[(HALF + j) * ROWS + r] = g;
                 if row + r < p.nq {
                     let to = (at - p.first * p.nq) * keys() + chunk + 4u * j;
-                    kept[to] = vec2<f32>(turned.a.x, turned.g.x);
-                    kept[to + 1u] = vec2<f32>(turned.a.y, turned.g.y);
-                    kept[to + 2u] = vec2<f32>(turned.a.z, turned.g.z);
-                    kept[to + 3u] = vec2<f32>(turned.a.w, turned.g.w);
+                    kept[to] = vec2<f32>(alpha.x, g.x);
+                    kept[to + 1u] = vec2<f32>(alpha.y, g.y);
+                    kept[to + 2u] = vec2<f32>(alpha.z, g.z);
+                    kept[to + 3u] = vec2<f32>(alpha.w, g.w);
                 }
             }
         }

@@ -106,25 +106,34 @@ struct Attend {
 }
 
 impl Attend {
-    /// One dispatch over the rows of one side, `n` a sequence.
-    fn launch<'t>(&self, t: &'t mut Tape, entry: &'static str, n: usize, args: &[Arg], flags: u32) -> &'t mut Launch {
+    /// Of a tiled kernel: rows a workgroup takes, workgroups a sequence, and whether one sees all of the other side at once.
+    fn tiles(&self, entry: &'static str, entropy: bool) -> (usize, usize, bool) {
+        let Size { nq, nk, .. } = self.size;
+        let (n, seen) = if entry == BACKWARD_KV { (nk, nq) } else { (nq, nk) };
+        // Rows in equal blocks: a last block of a few rows would cost as much as a full one. A single block's are rounded,
+        // so that fewer kernels are compiled.
+        let most = if entry == FORWARD && entropy { TILE_ROWS.min(rows_that_see(nk)) } else { TILE_ROWS };
+        let blocks = n.div_ceil(most);
+        let rows = if blocks == 1 { n.next_multiple_of(4).min(most) } else { n.div_ceil(blocks) };
+        let quads = if entry == FORWARD { QUADS / rows - 1 } else { QUADS / rows / 2 };
+        (rows, blocks, seen <= 4 * quads)
+    }
+
+    /// One dispatch over the rows of one side.
+    fn launch<'t>(&self, t: &'t mut Tape, entry: &'static str, args: &[Arg], flags: u32) -> &'t mut Launch {
         let lanes = t.target.lanes.min(64);
         let Size { inner, nq, nk, d, scale, .. } = self.size;
+        let n = if entry == BACKWARD_KV { nk } else { nq };
+        let (rows, tiles, one_chunk) = self.tiles(entry, flags & HAS_ENTROPY != 0);
         let kernel = self.family.kernel(entry);
         let (kernel, blocks) = match self.family {
             Family::Generic => (kernel.rows(ROWS as u32), n.div_ceil(ROWS)),
             Family::Lanes => (kernel.rows(d as u32 / 4), n.div_ceil(4 * lanes as usize)),
             Family::Tiles => {
-                // Rows in equal blocks: a last block of a few rows would cost as much as a full one. A single block's
-                // are rounded, so that fewer kernels are compiled.
-                let one_chunk = entry == FORWARD && flags & HAS_ENTROPY != 0;
-                let most = if one_chunk { TILE_ROWS.min(rows_that_see(nk)) } else { TILE_ROWS };
-                let blocks = n.div_ceil(most);
-                let rows = if blocks == 1 { n.next_multiple_of(4).min(most) } else { n.div_ceil(blocks) };
                 // As many columns a lane as leave the fewest lanes idle.
                 let work = |columns: &u32| d.div_ceil((columns * lanes) as usize) as u32 * columns;
                 let columns = [4, 3, 2].into_iter().filter(|c| d % *c as usize == 0).min_by_key(work).unwrap_or(4);
-                (kernel.rows(rows as u32).columns(columns), blocks)
+                (kernel.rows(rows as u32).columns(columns), tiles)
             }
         };
         let mut words = words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, 0u32, 0u32, 0u32].to_vec();
@@ -133,10 +142,7 @@ impl Attend {
         let launch = t.launch(kernel, groups, args, &words);
         launch.constant("LANES", lanes);
         if self.family == Family::Tiles {
-            let seen = if entry == BACKWARD_KV { nq } else { nk };
-            let quads = QUADS / kernel.rows as usize;
-            let most = if entry == FORWARD { quads - 1 } else { quads / 2 };
-            launch.constant("ONE_CHUNK", u32::from(seen <= 4 * most));
+            launch.constant("ONE_CHUNK", u32::from(one_chunk));
             launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
         }
         launch
@@ -179,24 +185,29 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     let slopes = if generic { t.saved([z * nq]) } else { lse };
     if generic {
         let args = [q.0, k.0, v.0, o.0, lse].map(Arg::from);
-        this.launch(t, FORWARD, nq, &args, 0).flops(4.0 * pairs);
+        this.launch(t, FORWARD, &args, 0).flops(4.0 * pairs);
         if let Some(entropy) = entropy {
             let args = [q.0, k.0, lse, entropy, slopes].map(Arg::from);
-            this.launch(t, ENTROPY, nq, &args, 0).flops(2.0 * pairs);
+            this.launch(t, ENTROPY, &args, 0).flops(2.0 * pairs);
         }
     } else {
         // A kernel binds what any of its file's functions could look at.
         let last = if family == Family::Tiles { entropy.unwrap_or(lse) } else { q.0 };
         let args = this.args(q.0, lse, [o.0; 2], &[last]);
         let flags = if entropy.is_some() { HAS_ENTROPY } else { 0 };
-        this.launch(t, FORWARD, nq, &args, flags).flops(4.0 * pairs);
+        this.launch(t, FORWARD, &args, flags).flops(4.0 * pairs);
     }
     t.on_backward(move |t| {
         let dentropy = entropy.and_then(|e| t.grad(e));
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
-        let mut row = o.0;
-        if family != Family::Lanes {
-            row = t.saved([z * nq, 2]);
+        // What backward_q has to know of a row's results beforehand.
+        let alone = family == Family::Tiles && this.tiles(BACKWARD_Q, false).2;
+        let row = match family {
+            Family::Lanes => o.0,
+            _ if alone => dentropy.unwrap_or(lse),
+            _ => t.saved([z * nq, 2]),
+        };
+        if family != Family::Lanes && !alone {
             let (stride, first) = if generic { (1u32, 0u32) } else { (2, 1) };
             let mut w = words![nq, d, z, size.inner, dentropy.is_some(), stride, first, 0u32].to_vec();
             w.extend(o.1.words());
@@ -228,10 +239,10 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
                 [q.0, k.0, v.0, dout, lse, row].iter().chain(out).map(|x| Arg::from(*x)).collect()
             };
             if let Some(dq) = dq {
-                this.launch(t, BACKWARD_Q, nq, &args(&[dq.tensor]), flags).flops(6.0 * pairs);
+                this.launch(t, BACKWARD_Q, &args(&[dq.tensor]), flags).flops(6.0 * pairs);
             }
             if let Some((dk, dv)) = dkv {
-                this.launch(t, BACKWARD_KV, nk, &args(&[dk.tensor, dv.tensor]), flags).flops(4.0 * pairs);
+                this.launch(t, BACKWARD_KV, &args(&[dk.tensor, dv.tensor]), flags).flops(4.0 * pairs);
             }
             return Ok(());
         }
@@ -249,10 +260,10 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
             let this = Attend { first, end: (first + step).min(z), ..this };
             let pairs = pairs * (this.end - first) as f64 / z as f64;
             let args = this.args(dout, lse, [dq; 2], &[row, kept]);
-            this.launch(t, BACKWARD_Q, nq, &args, flags).flops(6.0 * pairs);
+            this.launch(t, BACKWARD_Q, &args, flags).flops(6.0 * pairs);
             if let Some((dk, dv)) = dkv {
                 let args = this.args(dout, kept, [dk.tensor, dv.tensor], &[]);
-                this.launch(t, BACKWARD_KV, nk, &args, flags).flops(4.0 * pairs);
+                this.launch(t, BACKWARD_KV, &args, flags).flops(4.0 * pairs);
             }
         }
         Ok(())
