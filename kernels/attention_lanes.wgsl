@@ -24,7 +24,7 @@ alias Columns = vec4<f32>;
 @group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;   // o, dq or dk
 @group(0) @binding(7) var<storage, read_write> out_v: array<vec4<f32>>; // dv
 @group(0) @binding(8) var<storage, read> o: array<vec4<f32>>;           // backward_q
-@group(0) @binding(9) var<storage, read_write> kept: array<vec2<f32>>;  // backward_q: [Z - first, Nk, Nq] weights, slopes
+@group(0) @binding(9) var<storage, read_write> kept: array<vec2<f32>>;  // backward_q: [Z - first, Nq, keys()] a, g'
 @group(0) @binding(5) var<storage, read> kept_in: array<vec2<f32>>;     // backward_kv
 
 // Four values of each of a lane's rows.
@@ -183,6 +183,7 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     var l: Columns;
     //@repeat COLUMNS
     let mine_0 = min(row + 0u * LANES, p.nq - 1u);
+    let to_0 = ((z - p.first) * p.nq + mine_0) * keys();
     l[0u] = lse_in[z * p.nq + mine_0];
     //@end
     for (var j = 0u; j < p.nk; j += 1u) {
@@ -196,13 +197,12 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
         //@end
         let weight = exp((s.a + s.b) * p.scale - l);
         let slope = weight * ((g.a + g.b) - d) * p.scale;
-        let to = ((z - p.first) * p.nk + j) * p.nq;
         //@repeat ROWS
         dq_0 = add_four(dq_0, k[k_at + 0u], slope);
         //@end
         // Last: after a store the driver would load the row again.
         //@repeat COLUMNS
-        kept[to + mine_0] = vec2<f32>(weight[0u], slope[0u]);
+        kept[to_0 + j] = vec2<f32>(weight[0u], slope[0u]);
         //@end
     }
     let add = (p.flags & ADD_Q) != 0u;
@@ -220,9 +220,6 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
         return;
     }
     let row = index % p.blocks * LANES * COLUMNS + lane;
-    //@repeat COLUMNS
-    let from_0 = ((z - p.first) * p.nk + min(row + 0u * LANES, p.nk - 1u)) * p.nq;
-    //@end
     //@repeat ROWS
     var dk_0 = zero();
     var dv_0 = zero();
@@ -230,10 +227,11 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     for (var i = 0u; i < p.nq; i += 1u) {
         let q_at = row_at(p.q, z, i);
         let g_at = row_at(p.o, z, i);
+        let weights = ((z - p.first) * p.nq + i) * keys();
         var weight: Columns;
         var slope: Columns;
         //@repeat COLUMNS
-        let kept_0 = kept_in[from_0 + i];
+        let kept_0 = kept_in[weights + min(row + 0u * LANES, p.nk - 1u)];
         weight[0u] = kept_0.x;
         slope[0u] = kept_0.y;
         //@end

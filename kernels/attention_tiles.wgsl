@@ -256,11 +256,6 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 @group(0) @binding(9) var<storage, read_write> kept: array<vec2<f32>>; // backward_q: [z - first, Nq, keys()] of a', g'
 @group(0) @binding(5) var<storage, read> kept_in: array<vec2<f32>>;    // backward_kv
 
-// Keys of a row of `kept`.
-fn keys() -> u32 {
-    return (p.nk + 3u) / 4u * 4u;
-}
-
 @compute @workgroup_size(LANES)
 fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {

@@ -263,7 +263,9 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
             this.launch(t, BACKWARD_Q, &args, flags).flops(6.0 * pairs);
             if let Some((dk, dv)) = dkv {
                 let args = this.args(dout, kept, [dk.tensor, dv.tensor], &[]);
-                this.launch(t, BACKWARD_KV, &args, flags).flops(4.0 * pairs);
+                // Products alone: with enough columns for every lane, rows that share them are faster.
+                let family = if d * 2 > LANE_WIDTH { Family::Tiles } else { family };
+                Attend { family, ..this }.launch(t, BACKWARD_KV, &args, flags).flops(4.0 * pairs);
             }
         }
         Ok(())
