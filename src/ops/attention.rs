@@ -17,8 +17,7 @@ const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
 const FORWARD: &str = "forward";
 const BACKWARD_Q: &str = "backward_q";
 const BACKWARD_KV: &str = "backward_kv";
-/// Most rows of a workgroup of the tiled kernels, and fewest where one must see all keys at once.
-const TILE_ROWS: usize = 64;
+/// Fewest rows of a workgroup of the tiled kernels for which it may have to see all keys at once.
 const FEW_ROWS: usize = 16;
 /// Quads of keys that the tiled kernels' workgroup memory holds, over all rows.
 const QUADS: usize = 2048;
@@ -107,12 +106,13 @@ struct Attend {
 
 impl Attend {
     /// Of a tiled kernel: rows a workgroup takes, workgroups a sequence, and whether one sees all of the other side at once.
-    fn tiles(&self, entry: &'static str, entropy: bool) -> (usize, usize, bool) {
+    fn tiles(&self, t: &Tape, entry: &'static str, entropy: bool) -> (usize, usize, bool) {
         let Size { nq, nk, .. } = self.size;
         let (n, seen) = if entry == BACKWARD_KV { (nk, nq) } else { (nq, nk) };
         // Rows in equal blocks: a last block of a few rows would cost as much as a full one. A single block's are rounded,
         // so that fewer kernels are compiled.
-        let most = if entry == FORWARD && entropy { TILE_ROWS.min(rows_that_see(nk)) } else { TILE_ROWS };
+        let most =
+            if entry == FORWARD && entropy { rows_that_see(nk) } else { usize::MAX }.min(t.target.attention_rows);
         let blocks = n.div_ceil(most);
         let rows = if blocks == 1 { n.next_multiple_of(4).min(most) } else { n.div_ceil(blocks) };
         let quads = if entry == FORWARD { QUADS / rows - 1 } else { QUADS / rows / 2 };
@@ -124,7 +124,7 @@ impl Attend {
         let lanes = t.target.lanes.min(64);
         let Size { inner, nq, nk, d, scale, .. } = self.size;
         let n = if entry == BACKWARD_KV { nk } else { nq };
-        let (rows, tiles, one_chunk) = self.tiles(entry, flags & HAS_ENTROPY != 0);
+        let (rows, tiles, one_chunk) = self.tiles(t, entry, flags & HAS_ENTROPY != 0);
         let kernel = self.family.kernel(entry);
         let (kernel, blocks) = match self.family {
             Family::Generic => (kernel.rows(ROWS as u32), n.div_ceil(ROWS)),
@@ -201,7 +201,7 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         let dentropy = entropy.and_then(|e| t.grad(e));
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
         // What backward_q has to know of a row's results beforehand.
-        let alone = family == Family::Tiles && this.tiles(BACKWARD_Q, false).2;
+        let alone = family == Family::Tiles && this.tiles(t, BACKWARD_Q, false).2;
         let row = match family {
             Family::Lanes => o.0,
             _ if alone => dentropy.unwrap_or(lse),
