@@ -108,13 +108,19 @@ impl ChunkReader for Pages {
 
     /// Asked for where a page's header begins.
     fn get_read(&self, start: u64) -> Result<Self::T> {
-        let mut file = self.file.try_clone()?;
-        file.seek(SeekFrom::Start(start))?;
-        let (mut reader, expansion) = (BufReader::new(file), self.expansion.load(Ordering::Relaxed));
-        match expansion == 0 || check(reader.fill_buf()?, expansion).is_some() {
-            true => Ok(Rest(reader)),
-            false => Err(wrong(format!("the page at byte {start} promises more than it holds"))),
+        let expansion = self.expansion.load(Ordering::Relaxed);
+        // A page's statistics can make its header long.
+        for most in [8 << 10, 1 << 20] {
+            let mut file = self.file.try_clone()?;
+            file.seek(SeekFrom::Start(start))?;
+            let mut reader = BufReader::with_capacity(most, file);
+            match if expansion == 0 { Ok(()) } else { check(reader.fill_buf()?, expansion) } {
+                Ok(()) => return Ok(Rest(reader)),
+                Err(Doubt::Short) if reader.buffer().len() == most => {}
+                Err(_) => break,
+            }
         }
+        Err(wrong(format!("the page at byte {start} promises more than it holds")))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<bytes::Bytes> {
@@ -125,83 +131,155 @@ impl ChunkReader for Pages {
     }
 }
 
-/// Whole numbers of Thrift's compact form.
-fn number(head: &mut &[u8]) -> Option<i64> {
+/// Why a page's header is not believed.
+#[derive(Debug, PartialEq)]
+enum Doubt {
+    /// It goes on behind the bytes at hand.
+    Short,
+    Wrong,
+}
+
+type Step<T> = std::result::Result<T, Doubt>;
+
+// Thrift's compact form: kinds of fields.
+const END: u8 = 0;
+const NUMBER: u8 = 5;
+const STRUCT: u8 = 12;
+
+fn byte(head: &mut &[u8]) -> Step<u8> {
+    let (byte, rest) = head.split_first().ok_or(Doubt::Short)?;
+    *head = rest;
+    Ok(*byte)
+}
+
+/// A whole number, least first by sevens of bits.
+fn varint(head: &mut &[u8]) -> Step<u64> {
     let (mut value, mut shift) = (0u64, 0);
     loop {
-        let (byte, rest) = head.split_first()?;
-        *head = rest;
-        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        let byte = byte(head)?;
+        value |= u64::from(byte & 0x7f).checked_shl(shift).ok_or(Doubt::Wrong)?;
         shift += 7;
         if byte & 0x80 == 0 {
-            return Some((value >> 1) as i64 ^ -((value & 1) as i64));
+            return Ok(value);
         }
     }
 }
 
-/// Reads a page's header as far as its sizes; None where they cannot be.
-fn check(mut head: &[u8], expansion: u64) -> Option<()> {
-    const NUMBER: u8 = 5;
-    const STRUCT: u8 = 12;
-    // The next field's number and type.
-    fn field(head: &mut &[u8], last: i64) -> Option<(i64, u8)> {
-        let (byte, rest) = head.split_first()?;
-        *head = rest;
-        let id = if byte >> 4 == 0 { number(head)? } else { last + i64::from(byte >> 4) };
-        Some((id, byte & 15))
+/// The same with a sign.
+fn number(head: &mut &[u8]) -> Step<i64> {
+    let value = varint(head)?;
+    Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+}
+
+/// The next field's number and kind. Every writer puts them in order; the library would believe the last of several.
+fn field(head: &mut &[u8], last: i64) -> Step<(i64, u8)> {
+    let first = byte(head)?;
+    let (step, kind) = (first >> 4, first & 15);
+    if kind == END {
+        return Ok((last, END));
     }
-    // Kind of page, bytes, bytes in the file, checksum.
-    let (mut sizes, mut id) = ([0i64; 4], 0);
+    let id = if step == 0 { number(head)? } else { last + i64::from(step) };
+    if id > last { Ok((id, kind)) } else { Err(Doubt::Wrong) }
+}
+
+/// Passes over a value; each item takes a byte at least, so that it ends.
+fn skip(head: &mut &[u8], kind: u8, depth: usize) -> Step<()> {
+    let bytes = match kind {
+        // Truth is in the kind.
+        1 | 2 => 0,
+        3 => 1,
+        4..=6 => return varint(head).map(|_| ()),
+        7 => 8,
+        8 => varint(head)?,
+        9 | 10 if depth < 8 => {
+            let first = byte(head)?;
+            let items = if first >> 4 == 15 { varint(head)? } else { u64::from(first >> 4) };
+            // In a list, truth takes a byte.
+            let kind = if [1, 2].contains(&(first & 15)) { 3 } else { first & 15 };
+            return (0..items).try_for_each(|_| skip(head, kind, depth + 1));
+        }
+        STRUCT if depth < 8 => {
+            let mut last = 0;
+            loop {
+                let (id, kind) = field(head, last)?;
+                last = id;
+                match kind {
+                    END => return Ok(()),
+                    kind => skip(head, kind, depth + 1)?,
+                }
+            }
+        }
+        // No header of a page has a map.
+        _ => return Err(Doubt::Wrong),
+    };
+    let rest = usize::try_from(bytes).ok().and_then(|n| head.get(n..)).ok_or(Doubt::Short)?;
+    *head = rest;
+    Ok(())
+}
+
+/// Of a page's own struct: the number of its values and, as field `place`, their encoding.
+fn values_and_encoding(head: &mut &[u8], place: i64) -> Step<[i64; 2]> {
+    let (mut values, mut encoding, mut last) = (0, 0, 0);
     loop {
-        let (next, kind) = field(&mut head, id)?;
+        let (id, kind) = field(head, last)?;
+        last = id;
+        match (id, kind) {
+            (_, END) => return Ok([values, encoding]),
+            (1, NUMBER) => values = number(head)?,
+            (_, NUMBER) if id == place => encoding = number(head)?,
+            _ if id == 1 || id == place => return Err(Doubt::Wrong),
+            _ => skip(head, kind, 1)?,
+        }
+    }
+}
+
+/// Reads a page's header, and holds its sizes against each other.
+fn check(mut head: &[u8], expansion: u64) -> Step<()> {
+    let head = &mut head;
+    // Kind of page, bytes, bytes in the file, checksum.
+    let (mut sizes, mut page, mut id) = ([-1; 4], None, 0);
+    loop {
+        let (next, kind) = field(head, id)?;
         id = next;
         match (id, kind) {
-            (1..=4, NUMBER) => sizes[id as usize - 1] = number(&mut head)?,
-            // A page of an index, which is passed over.
-            (6, STRUCT) => return Some(()),
-            (5 | 7 | 8, STRUCT) => break,
-            _ => return None,
+            (_, END) => break,
+            (1..=4, NUMBER) => sizes[id as usize - 1] = number(head)?,
+            // Data, dictionary, data of the second version.
+            (5 | 7, STRUCT) => page = Some((id, values_and_encoding(head, 2)?)),
+            (8, STRUCT) => page = Some((id, values_and_encoding(head, 4)?)),
+            (1..=5 | 7 | 8, _) => return Err(Doubt::Wrong),
+            _ => skip(head, kind, 0)?,
         }
     }
     let [_, bytes, stored, _] = sizes.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
-    if bytes > stored.saturating_mul(expansion) {
-        return None;
+    // Not there, or negative: the most there is.
+    let mut fits = stored < u64::MAX && bytes <= stored.saturating_mul(expansion);
+    if let Some((id, [values, encoding])) = page {
+        // A dictionary's values take four bytes or more. The two delta encodings of texts begin with a count that the library
+        // believes; nobody writes them unasked.
+        fits &= values >= 0 && (id != 7 || (values as u64).saturating_mul(4) <= bytes);
+        fits &= ![6, 7].contains(&encoding);
     }
-    // Values, and in a page of data their encoding.
-    let (mut values, mut encoding, mut last) = (0, 0, 0);
-    let place = if id == 8 { 4 } else { 2 };
-    while last < place {
-        let (next, kind) = field(&mut head, last)?;
-        if kind != NUMBER {
-            return None;
-        }
-        last = next;
-        match last {
-            1 => values = u64::try_from(number(&mut head)?).ok()?,
-            _ if last == place => encoding = number(&mut head)?,
-            _ => drop(number(&mut head)?),
-        }
-    }
-    // A dictionary's values take four bytes or more. The two delta encodings of texts begin with a count that the library
-    // believes; nobody writes them unasked.
-    let fits = id != 7 || values.saturating_mul(4) <= bytes;
     #[cfg(any(test, fuzzing))]
-    super::meter::believe(bytes as usize);
-    (fits && ![6, 7].contains(&encoding)).then_some(())
+    super::meter::believe(if fits { bytes as usize } else { 0 });
+    if fits { Ok(()) } else { Err(Doubt::Wrong) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{caught, check};
+    use super::{Doubt, caught, check};
 
-    /// A page's header as far as it is read: kind, bytes, bytes in the file; then a struct of numbers.
-    fn header(sizes: [u8; 3], kind: u8, numbers: &[u8]) -> Vec<u8> {
+    /// A page's header: kind, bytes, bytes in the file; then a struct of numbers and, behind it, `more`.
+    fn header(sizes: [u8; 3], kind: u8, numbers: &[u8], more: &[u8]) -> Vec<u8> {
         let field = |n: &u8| [0x15, 2 * n];
         let gap = (kind - 3) << 4 | 12;
         [
             &sizes.iter().flat_map(field).collect::<Vec<u8>>()[..],
             &[gap],
             &numbers.iter().flat_map(field).collect::<Vec<_>>(),
+            &[0],
+            more,
+            &[0],
         ]
         .concat()
     }
@@ -215,19 +293,27 @@ mod tests {
 
     #[test]
     fn headers_are_believed_as_far_as_they_can_be_true() {
+        let wrong = Err(Doubt::Wrong);
         // Page of data, 20 bytes of 10, 5 values, plain.
-        assert!(check(&header([0, 20, 10], 5, &[5, 0]), 22).is_some());
-        assert!(check(&header([0, 20, 10], 5, &[5, 0]), 1).is_none());
-        assert!(check(&header([0, 20, 10], 8, &[5, 0, 5, 0]), 22).is_some());
+        let data = |more: &[u8]| header([0, 20, 10], 5, &[5, 0], more);
+        assert_eq!(check(&data(&[]), 22), Ok(()));
+        assert_eq!(check(&data(&[]), 1), wrong);
+        assert_eq!(check(&header([0, 20, 10], 8, &[5, 0, 5, 0], &[]), 22), Ok(()));
         // A dictionary of as many values as fit, and of one more.
-        assert!(check(&header([2, 20, 10], 7, &[5, 0]), 22).is_some());
-        assert!(check(&header([2, 20, 10], 7, &[6, 0]), 22).is_none());
+        assert_eq!(check(&header([2, 20, 10], 7, &[5, 0], &[]), 22), Ok(()));
+        assert_eq!(check(&header([2, 20, 10], 7, &[6, 0], &[]), 22), wrong);
         // Delta encodings of texts.
-        assert!(check(&header([0, 20, 10], 5, &[5, 6]), 22).is_none());
-        assert!(check(&header([3, 20, 10], 8, &[5, 0, 5, 7]), 22).is_none());
+        assert_eq!(check(&header([0, 20, 10], 5, &[5, 6], &[]), 22), wrong);
+        assert_eq!(check(&header([3, 20, 10], 8, &[5, 0, 5, 7], &[]), 22), wrong);
+        // Fields nobody knows: text, list of truths, struct with a number. A list that is longer than what is left.
+        assert_eq!(check(&data(&[0x48, 2, 1, 1, 0x19, 0x21, 1, 0, 0x1c, 0x15, 4, 0]), 22), Ok(()));
+        assert_eq!(check(&data(&[0x49, 0xfc, 0xff, 0xff, 0x7f]), 22), Err(Doubt::Short));
+        // The bytes once more behind all else, as many as a library would believe.
+        assert_eq!(check(&data(&[5, 4, 0xff, 0x7f]), 22), wrong);
         // Negative, cut short, no header.
-        assert!(check(&[0x15, 0, 0x15, 1, 0x15, 2, 0x2c, 0x15, 2, 0x15, 0], 22).is_none());
-        assert!(check(&header([0, 20, 10], 5, &[5, 0])[..9], 22).is_none());
-        assert!(check(b"PAR1", 22).is_none() && check(&[0x15, 0xff, 0xff], 22).is_none());
+        assert_eq!(check(&[0x15, 0, 0x15, 1, 0x15, 2, 0x2c, 0x15, 2, 0x15, 0, 0, 0], 22), wrong);
+        assert_eq!(check(&data(&[])[..9], 22), Err(Doubt::Short));
+        assert_eq!(check(b"PAR1", 22), wrong);
+        assert_eq!(check(&[0x15, 0xff, 0xff], 22), Err(Doubt::Short));
     }
 }
