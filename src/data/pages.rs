@@ -109,8 +109,9 @@ impl ChunkReader for Pages {
     /// Asked for where a page's header begins.
     fn get_read(&self, start: u64) -> Result<Self::T> {
         let expansion = self.expansion.load(Ordering::Relaxed);
+        let rest = self.length.saturating_sub(start) as usize;
         // A page's statistics can make its header long.
-        for most in [8 << 10, 1 << 20] {
+        for most in [8 << 10, 64 << 10].map(|most: usize| most.min(rest)) {
             let mut file = self.file.try_clone()?;
             file.seek(SeekFrom::Start(start))?;
             let mut reader = BufReader::with_capacity(most, file);
