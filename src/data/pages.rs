@@ -17,7 +17,7 @@ use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReade
 pub struct Pages {
     file: File,
     length: u64,
-    /// Most bytes that one of a page stands for; 0 while the footer is read, which is checked by the library.
+    /// Most bytes that one of a page stands for; 0 while the footer is read.
     expansion: Arc<AtomicU64>,
 }
 
@@ -28,6 +28,7 @@ pub fn open(file: File) -> Result<SerializedFileReader<Pages>> {
 
 fn checked(file: File) -> Result<SerializedFileReader<Pages>> {
     let length = file.metadata()?.len();
+    schema(&footer(&file, length)?).map_err(|_| wrong("its footer says what cannot be".into()))?;
     let expansion = Arc::new(AtomicU64::new(0));
     let reader = SerializedFileReader::new(Pages { file, length, expansion: expansion.clone() })?;
     for (number, group) in reader.metadata().row_groups().iter().enumerate() {
@@ -40,6 +41,19 @@ fn checked(file: File) -> Result<SerializedFileReader<Pages>> {
         }
     }
     Ok(reader)
+}
+
+/// The file's account of itself, before its length and `PAR1` at the end.
+fn footer(mut file: &File, length: u64) -> Result<Vec<u8>> {
+    let mut end = [0; 8];
+    file.seek(SeekFrom::Start(length.checked_sub(8).ok_or_else(|| wrong("a file of less than 8 bytes".into()))?))?;
+    file.read_exact(&mut end)?;
+    let size = u32::from_le_bytes([end[0], end[1], end[2], end[3]]);
+    let start = (length - 8).checked_sub(size.into()).filter(|_| end[4..] == *b"PAR1");
+    file.seek(SeekFrom::Start(start.ok_or_else(|| wrong("no footer at the file's end".into()))?))?;
+    let mut footer = vec![0; size as usize];
+    file.read_exact(&mut footer)?;
+    Ok(footer)
 }
 
 /// Runs calls of the library, which panics at values cut short, and says so in an error; nothing is printed.
@@ -142,10 +156,12 @@ enum Doubt {
 
 type Step<T> = std::result::Result<T, Doubt>;
 
-// Thrift's compact form: kinds of fields.
+// Thrift's compact form: kinds of fields, and how deep they may lie in each other.
 const END: u8 = 0;
 const NUMBER: u8 = 5;
+const LIST: u8 = 9;
 const STRUCT: u8 = 12;
+const DEEPEST: usize = 16;
 
 fn byte(head: &mut &[u8]) -> Step<u8> {
     let (byte, rest) = head.split_first().ok_or(Doubt::Short)?;
@@ -183,6 +199,52 @@ fn field(head: &mut &[u8], last: i64) -> Step<(i64, u8)> {
     if id > last { Ok((id, kind)) } else { Err(Doubt::Wrong) }
 }
 
+/// The items of a list and their kind.
+fn list(head: &mut &[u8]) -> Step<(u64, u8)> {
+    let first = byte(head)?;
+    let items = if first >> 4 == 15 { varint(head)? } else { u64::from(first >> 4) };
+    // In a list, truth takes a byte.
+    Ok((items, if [1, 2].contains(&(first & 15)) { 3 } else { first & 15 }))
+}
+
+/// Holds a footer against itself: the library makes room for as many columns as a group says it has.
+fn schema(mut footer: &[u8]) -> Step<()> {
+    let head = &mut footer;
+    let mut last = 0;
+    loop {
+        let (id, kind) = field(head, last)?;
+        last = id;
+        match (id, kind) {
+            (_, END) => return Ok(()),
+            (2, LIST) => {
+                let (items, kind) = list(head)?;
+                let mut columns = 0u64;
+                for _ in 0..items {
+                    let mut last = 0;
+                    loop {
+                        let (id, kind) = if kind == STRUCT { field(head, last)? } else { return Err(Doubt::Wrong) };
+                        last = id;
+                        match (id, kind) {
+                            (_, END) => break,
+                            (5, NUMBER) => {
+                                let more = u64::try_from(number(head)?).map_err(|_| Doubt::Wrong)?;
+                                columns = columns.saturating_add(more);
+                            }
+                            (5, _) => return Err(Doubt::Wrong),
+                            _ => skip(head, kind, 2)?,
+                        }
+                    }
+                }
+                if columns > items {
+                    return Err(Doubt::Wrong);
+                }
+            }
+            (2, _) => return Err(Doubt::Wrong),
+            _ => skip(head, kind, 0)?,
+        }
+    }
+}
+
 /// Passes over a value; each item takes a byte at least, so that it ends.
 fn skip(head: &mut &[u8], kind: u8, depth: usize) -> Step<()> {
     let bytes = match kind {
@@ -192,14 +254,11 @@ fn skip(head: &mut &[u8], kind: u8, depth: usize) -> Step<()> {
         4..=6 => return varint(head).map(|_| ()),
         7 => 8,
         8 => varint(head)?,
-        9 | 10 if depth < 8 => {
-            let first = byte(head)?;
-            let items = if first >> 4 == 15 { varint(head)? } else { u64::from(first >> 4) };
-            // In a list, truth takes a byte.
-            let kind = if [1, 2].contains(&(first & 15)) { 3 } else { first & 15 };
+        LIST | 10 if depth < DEEPEST => {
+            let (items, kind) = list(head)?;
             return (0..items).try_for_each(|_| skip(head, kind, depth + 1));
         }
-        STRUCT if depth < 8 => {
+        STRUCT if depth < DEEPEST => {
             let mut last = 0;
             loop {
                 let (id, kind) = field(head, last)?;
@@ -268,7 +327,7 @@ fn check(mut head: &[u8], expansion: u64) -> Step<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Doubt, caught, check};
+    use super::{Doubt, caught, check, schema};
 
     /// A page's header: kind, bytes, bytes in the file; then a struct of numbers and, behind it, `more`.
     fn header(sizes: [u8; 3], kind: u8, numbers: &[u8], more: &[u8]) -> Vec<u8> {
@@ -290,6 +349,15 @@ mod tests {
         assert_eq!(caught(|| 3).unwrap(), 3);
         let message = caught(|| [0; 3][std::hint::black_box(3)]).unwrap_err().to_string();
         assert!(message.contains("cannot make out"), "{message}");
+    }
+
+    #[test]
+    fn a_group_has_no_more_columns_than_there_are() {
+        // A version; a root of `n` columns and one column that only has a name; no rows.
+        let footer = |n: u8| [&[0x15, 2, 0x19, 0x2c, 0x55, 2 * n, 0, 0x48, 1, b'a', 0][..], &[0x16, 0, 0]].concat();
+        assert_eq!((schema(&footer(1)), schema(&footer(2))), (Ok(()), Ok(())));
+        assert_eq!(schema(&footer(3)), Err(Doubt::Wrong));
+        assert_eq!(schema(&footer(1)[..8]), Err(Doubt::Short));
     }
 
     #[test]
