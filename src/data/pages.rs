@@ -182,10 +182,11 @@ fn varint(head: &mut &[u8]) -> Step<u64> {
     }
 }
 
-/// The same with a sign.
+/// The same with a sign, of 32 bits: of longer ones the library would believe the last 32.
 fn number(head: &mut &[u8]) -> Step<i64> {
     let value = varint(head)?;
-    Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    let number = (value >> 1) as i64 ^ -((value & 1) as i64);
+    i32::try_from(number).map(i64::from).map_err(|_| Doubt::Wrong)
 }
 
 /// The next field's number and kind. Every writer puts them in order; the library would believe the last of several.
@@ -196,7 +197,8 @@ fn field(head: &mut &[u8], last: i64) -> Step<(i64, u8)> {
         return Ok((last, END));
     }
     let id = if step == 0 { number(head)? } else { last + i64::from(step) };
-    if id > last { Ok((id, kind)) } else { Err(Doubt::Wrong) }
+    // 16 bits in the library, which would begin again.
+    if id > last && id <= i16::MAX.into() { Ok((id, kind)) } else { Err(Doubt::Wrong) }
 }
 
 /// The items of a list and their kind.
@@ -379,6 +381,11 @@ mod tests {
         assert_eq!(check(&data(&[0x49, 0xfc, 0xff, 0xff, 0x7f]), 22), Err(Doubt::Short));
         // The bytes once more behind all else, as many as a library would believe.
         assert_eq!(check(&data(&[5, 4, 0xff, 0x7f]), 22), wrong);
+        // Field 65,538, which is 2 in 16 bits; a number whose last 32 bits are small.
+        assert_eq!(check(&data(&[5, 0x84, 0x80, 8, 2]), 22), wrong);
+        let mut long = data(&[]);
+        long.splice(5..6, [0x94, 0x80, 0x80, 0x80, 0x20]);
+        assert_eq!(check(&long, 22), wrong);
         // Negative, cut short, no header.
         assert_eq!(check(&[0x15, 0, 0x15, 1, 0x15, 2, 0x2c, 0x15, 2, 0x15, 0, 0, 0], 22), wrong);
         assert_eq!(check(&data(&[])[..9], 22), Err(Doubt::Short));
