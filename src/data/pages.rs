@@ -156,9 +156,14 @@ enum Doubt {
 
 type Step<T> = std::result::Result<T, Doubt>;
 
-// Thrift's compact form: kinds of fields, and how deep they may lie in each other.
+// Thrift's compact form: kinds of fields, and how deep they may lie in each other. The library reads a field that it knows
+// whatever the kind: one of another kind would make it lose its place, and read sizes where there are none.
 const END: u8 = 0;
+const TRUE: u8 = 1;
+const FALSE: u8 = 2;
+const BYTE: u8 = 3;
 const NUMBER: u8 = 5;
+const TEXT: u8 = 8;
 const LIST: u8 = 9;
 const STRUCT: u8 = 12;
 const DEEPEST: usize = 16;
@@ -205,8 +210,61 @@ fn field(head: &mut &[u8], last: i64) -> Step<(i64, u8)> {
 fn list(head: &mut &[u8]) -> Step<(u64, u8)> {
     let first = byte(head)?;
     let items = if first >> 4 == 15 { varint(head)? } else { u64::from(first >> 4) };
-    // In a list, truth takes a byte.
-    Ok((items, if [1, 2].contains(&(first & 15)) { 3 } else { first & 15 }))
+    // Truth takes a byte there, or none, as the library has it; nothing here has a list of it.
+    if [TRUE, FALSE].contains(&(first & 15)) { Err(Doubt::Wrong) } else { Ok((items, first & 15)) }
+}
+
+/// The columns of one element of a schema.
+fn element(head: &mut &[u8]) -> Step<u64> {
+    let (mut columns, mut last) = (0, 0);
+    loop {
+        let (id, kind) = field(head, last)?;
+        last = id;
+        match (id, kind) {
+            (_, END) => return Ok(columns),
+            (5, NUMBER) => columns = u64::try_from(number(head)?).map_err(|_| Doubt::Wrong)?,
+            (1..=3 | 6..=9, NUMBER) => drop(number(head)?),
+            (4, TEXT) => skip(head, TEXT, 0)?,
+            (10, STRUCT) => logical(head)?,
+            (..=10, _) => return Err(Doubt::Wrong),
+            _ => skip(head, kind, 0)?,
+        }
+    }
+}
+
+/// Passes over a logical type, whose fields are of the kinds that the format says.
+fn logical(head: &mut &[u8]) -> Step<()> {
+    let mut last = 0;
+    loop {
+        let (which, kind) = field(head, last)?;
+        last = which;
+        match kind {
+            END => return Ok(()),
+            STRUCT => {}
+            _ => return Err(Doubt::Wrong),
+        }
+        let mut last = 0;
+        loop {
+            let (id, kind) = field(head, last)?;
+            last = id;
+            let right = match (which, id) {
+                (_, _) if kind == END => break,
+                // Decimal: scale and precision. Time: whether UTC, and the unit. Integer: bits, and whether signed.
+                (5, 1 | 2) => kind == NUMBER,
+                (7 | 8, 1) | (10, 2) => [TRUE, FALSE].contains(&kind),
+                (7 | 8, 2) => kind == STRUCT,
+                (10, 1) | (16, 1) => kind == BYTE,
+                // Places: coordinates, and the way between them.
+                (17 | 18, 1) => kind == TEXT,
+                (18, 2) => kind == NUMBER,
+                _ => true,
+            };
+            if !right {
+                return Err(Doubt::Wrong);
+            }
+            skip(head, kind, 4)?;
+        }
+    }
 }
 
 /// Holds a footer against itself: the library makes room for as many columns as a group says it has.
@@ -222,26 +280,18 @@ fn schema(mut footer: &[u8]) -> Step<()> {
                 let (items, kind) = list(head)?;
                 let mut columns = 0u64;
                 for _ in 0..items {
-                    let mut last = 0;
-                    loop {
-                        let (id, kind) = if kind == STRUCT { field(head, last)? } else { return Err(Doubt::Wrong) };
-                        last = id;
-                        match (id, kind) {
-                            (_, END) => break,
-                            (5, NUMBER) => {
-                                let more = u64::try_from(number(head)?).map_err(|_| Doubt::Wrong)?;
-                                columns = columns.saturating_add(more);
-                            }
-                            (5, _) => return Err(Doubt::Wrong),
-                            _ => skip(head, kind, 2)?,
-                        }
+                    if kind != STRUCT {
+                        return Err(Doubt::Wrong);
                     }
+                    columns = columns.saturating_add(element(head)?);
                 }
                 if columns > items {
                     return Err(Doubt::Wrong);
                 }
             }
-            (2, _) => return Err(Doubt::Wrong),
+            // Version; rows; groups of them, more about the file and its columns; who wrote it; how it is encrypted.
+            (1, NUMBER) | (3, 6) | (4 | 5 | 7, LIST) | (6 | 9, TEXT) | (8, STRUCT) => skip(head, kind, 0)?,
+            (..=9, _) => return Err(Doubt::Wrong),
             _ => skip(head, kind, 0)?,
         }
     }
@@ -250,12 +300,12 @@ fn schema(mut footer: &[u8]) -> Step<()> {
 /// Passes over a value; each item takes a byte at least, so that it ends.
 fn skip(head: &mut &[u8], kind: u8, depth: usize) -> Step<()> {
     let bytes = match kind {
-        // Truth is in the kind.
-        1 | 2 => 0,
-        3 => 1,
+        // Which it is, the kind tells.
+        TRUE | FALSE => 0,
+        BYTE => 1,
         4..=6 => return varint(head).map(|_| ()),
         7 => 8,
-        8 => varint(head)?,
+        TEXT => varint(head)?,
         LIST | 10 if depth < DEEPEST => {
             let (items, kind) = list(head)?;
             return (0..items).try_for_each(|_| skip(head, kind, depth + 1));
@@ -279,8 +329,8 @@ fn skip(head: &mut &[u8], kind: u8, depth: usize) -> Step<()> {
     Ok(())
 }
 
-/// Of a page's own struct: the number of its values and, as field `place`, their encoding.
-fn values_and_encoding(head: &mut &[u8], place: i64) -> Step<[i64; 2]> {
+/// Of a page's own struct, whose first `numbers` fields are numbers: that of its values and, as field `place`, their encoding.
+fn values_and_encoding(head: &mut &[u8], numbers: i64, place: i64) -> Step<[i64; 2]> {
     let (mut values, mut encoding, mut last) = (0, 0, 0);
     loop {
         let (id, kind) = field(head, last)?;
@@ -289,7 +339,12 @@ fn values_and_encoding(head: &mut &[u8], place: i64) -> Step<[i64; 2]> {
             (_, END) => return Ok([values, encoding]),
             (1, NUMBER) => values = number(head)?,
             (_, NUMBER) if id == place => encoding = number(head)?,
-            _ if id == 1 || id == place => return Err(Doubt::Wrong),
+            (_, NUMBER) if id <= numbers => drop(number(head)?),
+            _ if id <= numbers => return Err(Doubt::Wrong),
+            // Whether sorted, whether compressed; statistics.
+            (_, TRUE | FALSE) if id == numbers + 1 => {}
+            (_, STRUCT) if id > numbers => skip(head, kind, 1)?,
+            _ if id <= 8 => return Err(Doubt::Wrong),
             _ => skip(head, kind, 1)?,
         }
     }
@@ -307,9 +362,11 @@ fn check(mut head: &[u8], expansion: u64) -> Step<()> {
             (_, END) => break,
             (1..=4, NUMBER) => sizes[id as usize - 1] = number(head)?,
             // Data, dictionary, data of the second version.
-            (5 | 7, STRUCT) => page = Some((id, values_and_encoding(head, 2)?)),
-            (8, STRUCT) => page = Some((id, values_and_encoding(head, 4)?)),
-            (1..=5 | 7 | 8, _) => return Err(Doubt::Wrong),
+            (5, STRUCT) => page = Some((id, values_and_encoding(head, 4, 2)?)),
+            (7, STRUCT) => page = Some((id, values_and_encoding(head, 2, 2)?)),
+            (8, STRUCT) => page = Some((id, values_and_encoding(head, 6, 4)?)),
+            (6, STRUCT) => skip(head, kind, 0)?,
+            (..=8, _) => return Err(Doubt::Wrong),
             _ => skip(head, kind, 0)?,
         }
     }
@@ -376,8 +433,11 @@ mod tests {
         // Delta encodings of texts.
         assert_eq!(check(&header([0, 20, 10], 5, &[5, 6], &[]), 22), wrong);
         assert_eq!(check(&header([3, 20, 10], 8, &[5, 0, 5, 7], &[]), 22), wrong);
-        // Fields nobody knows: text, list of truths, struct with a number. A list that is longer than what is left.
-        assert_eq!(check(&data(&[0x48, 2, 1, 1, 0x19, 0x21, 1, 0, 0x1c, 0x15, 4, 0]), 22), Ok(()));
+        // Fields nobody knows: text, list of bytes, struct with a number. A list that is longer than what is left.
+        assert_eq!(check(&data(&[0x48, 2, 1, 1, 0x19, 0x23, 1, 0, 0x1c, 0x15, 4, 0]), 22), Ok(()));
+        // A known field of another kind; a list of truths.
+        assert_eq!(check(&header([0, 20, 10], 5, &[5, 0], &[0x33, 0]), 22), wrong);
+        assert_eq!(check(&data(&[0x49, 0x21, 1, 1]), 22), wrong);
         assert_eq!(check(&data(&[0x49, 0xfc, 0xff, 0xff, 0x7f]), 22), Err(Doubt::Short));
         // The bytes once more behind all else, as many as a library would believe.
         assert_eq!(check(&data(&[5, 4, 0xff, 0x7f]), 22), wrong);
