@@ -194,16 +194,24 @@ fn number(head: &mut &[u8]) -> Step<i64> {
     i32::try_from(number).map(i64::from).map_err(|_| Doubt::Wrong)
 }
 
-/// The next field's number and kind. Every writer puts them in order; the library would believe the last of several.
-fn field(head: &mut &[u8], last: i64) -> Step<(i64, u8)> {
-    let first = byte(head)?;
-    let (step, kind) = (first >> 4, first & 15);
-    if kind == END {
-        return Ok((last, END));
+/// Hands each field of a struct to `each`, with its number and kind. Every writer puts them in order; the library would
+/// believe the last of several.
+fn fields(head: &mut &[u8], each: &mut dyn FnMut(&mut &[u8], i64, u8) -> Step<()>) -> Step<()> {
+    let mut last = 0;
+    loop {
+        let first = byte(head)?;
+        let (step, kind) = (first >> 4, first & 15);
+        if kind == END {
+            return Ok(());
+        }
+        let id = if step == 0 { number(head)? } else { last + i64::from(step) };
+        // 16 bits in the library, which would begin again.
+        if id <= last || id > i16::MAX.into() {
+            return Err(Doubt::Wrong);
+        }
+        each(head, id, kind)?;
+        last = id;
     }
-    let id = if step == 0 { number(head)? } else { last + i64::from(step) };
-    // 16 bits in the library, which would begin again.
-    if id > last && id <= i16::MAX.into() { Ok((id, kind)) } else { Err(Doubt::Wrong) }
 }
 
 /// The items of a list and their kind.
@@ -216,39 +224,29 @@ fn list(head: &mut &[u8]) -> Step<(u64, u8)> {
 
 /// The columns of one element of a schema.
 fn element(head: &mut &[u8]) -> Step<u64> {
-    let (mut columns, mut last) = (0, 0);
-    loop {
-        let (id, kind) = field(head, last)?;
-        last = id;
-        match (id, kind) {
-            (_, END) => return Ok(columns),
-            (5, NUMBER) => columns = u64::try_from(number(head)?).map_err(|_| Doubt::Wrong)?,
-            (1..=3 | 6..=9, NUMBER) => drop(number(head)?),
-            (4, TEXT) => skip(head, TEXT, 0)?,
-            (10, STRUCT) => logical(head)?,
-            (..=10, _) => return Err(Doubt::Wrong),
-            _ => skip(head, kind, 0)?,
+    let mut columns = 0;
+    fields(head, &mut |head, id, kind| match (id, kind) {
+        (5, NUMBER) => {
+            columns = u64::try_from(number(head)?).map_err(|_| Doubt::Wrong)?;
+            Ok(())
         }
-    }
+        (1..=3 | 6..=9, NUMBER) => number(head).map(drop),
+        (4, TEXT) => skip(head, TEXT, 0),
+        (10, STRUCT) => logical(head),
+        (..=10, _) => Err(Doubt::Wrong),
+        _ => skip(head, kind, 0),
+    })?;
+    Ok(columns)
 }
 
 /// Passes over a logical type, whose fields are of the kinds that the format says.
 fn logical(head: &mut &[u8]) -> Step<()> {
-    let mut last = 0;
-    loop {
-        let (which, kind) = field(head, last)?;
-        last = which;
-        match kind {
-            END => return Ok(()),
-            STRUCT => {}
-            _ => return Err(Doubt::Wrong),
+    fields(head, &mut |head, which, kind| {
+        if kind != STRUCT {
+            return Err(Doubt::Wrong);
         }
-        let mut last = 0;
-        loop {
-            let (id, kind) = field(head, last)?;
-            last = id;
+        fields(head, &mut |head, id, kind| {
             let right = match (which, id) {
-                (_, _) if kind == END => break,
                 // Decimal: scale and precision. Time: whether UTC, and the unit. Integer: bits, and whether signed.
                 (5, 1 | 2) => kind == NUMBER,
                 (7 | 8, 1) | (10, 2) => [TRUE, FALSE].contains(&kind),
@@ -259,42 +257,30 @@ fn logical(head: &mut &[u8]) -> Step<()> {
                 (18, 2) => kind == NUMBER,
                 _ => true,
             };
-            if !right {
-                return Err(Doubt::Wrong);
-            }
-            skip(head, kind, 4)?;
-        }
-    }
+            if right { skip(head, kind, 4) } else { Err(Doubt::Wrong) }
+        })
+    })
 }
 
 /// Holds a footer against itself: the library makes room for as many columns as a group says it has.
 fn schema(mut footer: &[u8]) -> Step<()> {
-    let head = &mut footer;
-    let mut last = 0;
-    loop {
-        let (id, kind) = field(head, last)?;
-        last = id;
-        match (id, kind) {
-            (_, END) => return Ok(()),
-            (2, LIST) => {
-                let (items, kind) = list(head)?;
-                let mut columns = 0u64;
-                for _ in 0..items {
-                    if kind != STRUCT {
-                        return Err(Doubt::Wrong);
-                    }
-                    columns = columns.saturating_add(element(head)?);
-                }
-                if columns > items {
+    fields(&mut footer, &mut |head, id, kind| match (id, kind) {
+        (2, LIST) => {
+            let (items, kind) = list(head)?;
+            let mut columns = 0u64;
+            for _ in 0..items {
+                if kind != STRUCT {
                     return Err(Doubt::Wrong);
                 }
+                columns = columns.saturating_add(element(head)?);
             }
-            // Version; rows; groups of them, more about the file and its columns; who wrote it; how it is encrypted.
-            (1, NUMBER) | (3, 6) | (4 | 5 | 7, LIST) | (6 | 9, TEXT) | (8, STRUCT) => skip(head, kind, 0)?,
-            (..=9, _) => return Err(Doubt::Wrong),
-            _ => skip(head, kind, 0)?,
+            if columns > items { Err(Doubt::Wrong) } else { Ok(()) }
         }
-    }
+        // Version; rows; groups of them, more about the file and its columns; who wrote it; how it is encrypted.
+        (1, NUMBER) | (3, 6) | (4 | 5 | 7, LIST) | (6 | 9, TEXT) | (8, STRUCT) => skip(head, kind, 0),
+        (..=9, _) => Err(Doubt::Wrong),
+        _ => skip(head, kind, 0),
+    })
 }
 
 /// Passes over a value; each item takes a byte at least, so that it ends.
@@ -310,17 +296,7 @@ fn skip(head: &mut &[u8], kind: u8, depth: usize) -> Step<()> {
             let (items, kind) = list(head)?;
             return (0..items).try_for_each(|_| skip(head, kind, depth + 1));
         }
-        STRUCT if depth < DEEPEST => {
-            let mut last = 0;
-            loop {
-                let (id, kind) = field(head, last)?;
-                last = id;
-                match kind {
-                    END => return Ok(()),
-                    kind => skip(head, kind, depth + 1)?,
-                }
-            }
-        }
+        STRUCT if depth < DEEPEST => return fields(head, &mut |head, _, kind| skip(head, kind, depth + 1)),
         // No header of a page has a map.
         _ => return Err(Doubt::Wrong),
     };
@@ -331,35 +307,30 @@ fn skip(head: &mut &[u8], kind: u8, depth: usize) -> Step<()> {
 
 /// Of a page's own struct, whose first `numbers` fields are numbers: that of its values and, as field `place`, their encoding.
 fn values_and_encoding(head: &mut &[u8], numbers: i64, place: i64) -> Step<[i64; 2]> {
-    let (mut values, mut encoding, mut last) = (0, 0, 0);
-    loop {
-        let (id, kind) = field(head, last)?;
-        last = id;
+    let (mut values, mut encoding) = (0, 0);
+    fields(head, &mut |head, id, kind| {
         match (id, kind) {
-            (_, END) => return Ok([values, encoding]),
             (1, NUMBER) => values = number(head)?,
             (_, NUMBER) if id == place => encoding = number(head)?,
             (_, NUMBER) if id <= numbers => drop(number(head)?),
             _ if id <= numbers => return Err(Doubt::Wrong),
             // Whether sorted, whether compressed; statistics.
             (_, TRUE | FALSE) if id == numbers + 1 => {}
-            (_, STRUCT) if id > numbers => skip(head, kind, 1)?,
+            (_, STRUCT) => skip(head, kind, 1)?,
             _ if id <= 8 => return Err(Doubt::Wrong),
             _ => skip(head, kind, 1)?,
         }
-    }
+        Ok(())
+    })?;
+    Ok([values, encoding])
 }
 
 /// Reads a page's header, and holds its sizes against each other.
 fn check(mut head: &[u8], expansion: u64) -> Step<()> {
-    let head = &mut head;
     // Kind of page, bytes, bytes in the file, checksum.
-    let (mut sizes, mut page, mut id) = ([-1; 4], None, 0);
-    loop {
-        let (next, kind) = field(head, id)?;
-        id = next;
+    let (mut sizes, mut page) = ([-1; 4], None);
+    fields(&mut head, &mut |head, id, kind| {
         match (id, kind) {
-            (_, END) => break,
             (1..=4, NUMBER) => sizes[id as usize - 1] = number(head)?,
             // Data, dictionary, data of the second version.
             (5, STRUCT) => page = Some((id, values_and_encoding(head, 4, 2)?)),
@@ -369,7 +340,8 @@ fn check(mut head: &[u8], expansion: u64) -> Step<()> {
             (..=8, _) => return Err(Doubt::Wrong),
             _ => skip(head, kind, 0)?,
         }
-    }
+        Ok(())
+    })?;
     let [_, bytes, stored, _] = sizes.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
     // Not there, or negative: the most there is.
     let mut fits = stored < u64::MAX && bytes <= stored.saturating_mul(expansion);
