@@ -124,16 +124,16 @@ impl Attend {
         let lanes = t.target.lanes.min(64);
         let Size { inner, nq, nk, d, scale, .. } = self.size;
         let n = if entry == BACKWARD_KV { nk } else { nq };
-        let (rows, tiles, one_chunk) = self.tiles(t, entry, flags & HAS_ENTROPY != 0);
         let kernel = self.family.kernel(entry);
-        let (kernel, blocks) = match self.family {
-            Family::Generic => (kernel.rows(ROWS as u32), n.div_ceil(ROWS)),
-            Family::Lanes => (kernel.rows(d as u32 / 4), n.div_ceil(4 * lanes as usize)),
+        let (kernel, blocks, one_chunk) = match self.family {
+            Family::Generic => (kernel.rows(ROWS as u32), n.div_ceil(ROWS), false),
+            Family::Lanes => (kernel.rows(d as u32 / 4), n.div_ceil(4 * lanes as usize), false),
             Family::Tiles => {
+                let (rows, blocks, one_chunk) = self.tiles(t, entry, flags & HAS_ENTROPY != 0);
                 // As many columns a lane as leave the fewest lanes idle.
                 let work = |columns: &u32| d.div_ceil((columns * lanes) as usize) as u32 * columns;
                 let columns = [4, 3, 2].into_iter().filter(|c| d % *c as usize == 0).min_by_key(work).unwrap_or(4);
-                (kernel.rows(rows as u32).columns(columns), tiles)
+                (kernel.rows(rows as u32).columns(columns), blocks, one_chunk)
             }
         };
         let mut words = words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, 0u32, 0u32, 0u32].to_vec();
