@@ -12,6 +12,7 @@ struct P {
 
 //@include grid
 
+override LANES: u32 = 64u; // one vector where the driver runs on the CPU: it then walks memory straight on
 const BLOCK: u32 = 512u;
 
 fn put(i: u32, value: vec4<f32>) {
@@ -23,23 +24,23 @@ fn put(i: u32, value: vec4<f32>) {
 }
 
 // y = value
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn fill(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
     let first = group_index(id, groups) * BLOCK;
     let end = min(first + BLOCK, (p.n + 3u) / 4u);
-    for (var i = first + lane; i < end; i += 64u) {
+    for (var i = first + lane; i < end; i += LANES) {
         put(i, vec4<f32>(p.value));
     }
 }
 
 // y = value * x, or y += value * x
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn scale(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
          @builtin(local_invocation_index) lane: u32) {
     let first = group_index(id, groups) * BLOCK;
     let end = min(first + BLOCK, (p.n + 3u) / 4u);
-    for (var i = first + lane; i < end; i += 64u) {
+    for (var i = first + lane; i < end; i += LANES) {
         var value = p.value * x[i];
         if p.accumulate != 0u {
             value += y[i];
@@ -49,12 +50,12 @@ fn scale(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: 
 }
 
 // y = x + z
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn add(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
        @builtin(local_invocation_index) lane: u32) {
     let first = group_index(id, groups) * BLOCK;
     let end = min(first + BLOCK, (p.n + 3u) / 4u);
-    for (var i = first + lane; i < end; i += 64u) {
+    for (var i = first + lane; i < end; i += LANES) {
         put(i, x[i] + z[i]);
     }
 }

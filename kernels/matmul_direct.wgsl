@@ -1,6 +1,5 @@
-// The products of matmul_tiles.wgsl where a workgroup's rows of A would serve so few columns that copying them into
-// workgroup memory costs more than it saves: A is read where it lies, four steps of k at a time that are the same for
-// the whole workgroup.
+// The products of matmul_tiles.wgsl for drivers to whom workgroup memory is no faster than a buffer (Mesa 22): A is read
+// where it lies, four steps of k at a time that are the same for the whole workgroup.
 //
 //   A     steps side by side; k and every stride divide by 4
 //   B     panels (see matmul.wgsl), or any strides

@@ -42,7 +42,7 @@ const SHAPES: [[usize; 4]; 32] = [
 
 /// Every shape with every choice of kernels.
 fn cases() -> impl Iterator<Item = (Target, [usize; 4])> {
-    let tiles = gpu().target.tiles.then(|| Target { direct_blocks: 0, ..gpu().target.clone() });
+    let tiles = gpu().target.direct.then(|| Target { direct: false, ..gpu().target.clone() });
     targets().into_iter().chain(tiles).flat_map(|t| SHAPES.map(|s| (t.clone(), s)))
 }
 

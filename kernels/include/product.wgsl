@@ -76,19 +76,6 @@ fn extra_at(at: u32) -> Columns {
     return v;
 }
 
-// 0, after a look at `rows` rows of a block of `extra`, a cache line a lane: sixteen waits for memory at once, where the
-// epilogue's own reads and writes, a row at a time, would wait for four. `last` is the last column from `at`.
-const LINE: u32 = 16u;
-
-fn fetched(at: u32, rows: u32, last: u32, lane: u32) -> f32 {
-    let lines = max(COLUMNS * LANES / LINE, 1u);
-    var seen = 0u;
-    for (var r = lane / lines; r < rows; r += LANES / lines) {
-        seen |= bitcast<u32>(extra[at + r * p.c.row + min(lane % lines * LINE, last)]);
-    }
-    return bitcast<f32>(seen & p.nothing);
-}
-
 fn store(at: u32, v: Columns) {
     //@repeat COLUMNS
     c[at + 0u] = v[0u];

@@ -38,8 +38,8 @@ pub struct Target {
     pub cores: u32,
     /// Keep one operand's tile in workgroup memory (32 KiB), four steps of k a vec4: what llvmpipe likes.
     pub tiles: bool,
-    /// Blocks of columns of a product up to which its rows are read where they lie instead of from such a tile.
-    pub direct_blocks: usize,
+    /// Read the rows of a product where they lie instead of from such a tile: what an older llvmpipe likes.
+    pub direct: bool,
     /// Most rows of a workgroup of the tiled attention.
     pub attention_rows: usize,
     /// Use fused kernels; `false` records their unfused twins.
@@ -57,7 +57,7 @@ impl Default for Target {
             lanes: 64,
             cores: 64,
             tiles: false,
-            direct_blocks: 0,
+            direct: false,
             attention_rows: 64,
             fuse: true,
         }
@@ -87,8 +87,8 @@ impl Target {
                 DeviceClass::Software => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 DeviceClass::Hardware => 64,
             },
-            // An older driver gains nothing from a tile (matrix product of 1024^3: 11.4 against 6.3 GFLOP per CPU-second).
-            direct_blocks: if old { usize::MAX } else { 2 },
+            // Matrix product of 1024^3 there: 11.4 against 6.3 GFLOP per CPU-second.
+            direct: old,
             // There 64 rows are up to 1.3 times slower than 32 instead of up to 1.25 times faster, and compile three times as long.
             attention_rows: if old { 32 } else { 64 },
             tiles: class == DeviceClass::Software && limits.max_compute_workgroup_storage_size >= 32 << 10,

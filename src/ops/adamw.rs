@@ -9,9 +9,10 @@ use anyhow::{Result, bail};
 const SQUARES: Kernel = Kernel::new("adamw", "squares");
 const DECIDE: Kernel = Kernel::new("adamw", "decide");
 const UPDATE: Kernel = Kernel::new("adamw", "update");
-const LANES: usize = 64;
 /// Gradients a workgroup squares; windows are whole multiples, so that the order of a sum does not depend on their size.
 const BLOCK: usize = 4096;
+/// Parameters a workgroup updates.
+const UPDATED: usize = 256;
 /// Parameters that share one bit of the decay mask: stacks start at multiples of it.
 const DECAY_BLOCK: usize = 64;
 
@@ -97,6 +98,7 @@ pub fn update(t: &mut Tape, hyper: Tensor, losses: Option<Tensor>, options: Opti
     let external =
         |t: &mut Tape, kind, (chunk, offset, len)| t.external(External::Chunk { kind, chunk, offset, len }, [len]);
 
+    let lanes = t.target.lanes.min(64);
     let blocks = windows.iter().map(|w| w.2.div_ceil(BLOCK)).sum();
     let partial = t.saved([blocks]);
     let mut first = 0;
@@ -104,7 +106,6 @@ pub fn update(t: &mut Tape, hyper: Tensor, losses: Option<Tensor>, options: Opti
         let gradient = external(t, Kind::Gradient, window);
         let groups = window.2.div_ceil(BLOCK);
         let words = words![window.2 / 4, first, f32::INFINITY];
-        let lanes = t.target.lanes.min(64);
         t.launch(SQUARES, groups as u64, &[partial.into(), gradient.into()], words)
             .constant("LANES", lanes)
             .flops(2.0 * window.2 as f64);
@@ -121,8 +122,9 @@ pub fn update(t: &mut Tape, hyper: Tensor, losses: Option<Tensor>, options: Opti
             args.push(external(t, kind, window).into());
         }
         args.extend([hyper, stats, decays[chunk]].map(Arg::from));
-        let words = words![len / 4, 0u32, 0u32, 0u32, options.zero_gradients, offset / DECAY_BLOCK];
-        let launch = t.launch(UPDATE, len.div_ceil(4 * LANES) as u64, &args, words).flops(16.0 * len as f64);
+        let words = words![len / 4, 0u32, 0u32, 0u32, options.zero_gradients, offset / DECAY_BLOCK, 0u32];
+        let launch = t.launch(UPDATE, len.div_ceil(UPDATED) as u64, &args, words).constant("LANES", lanes);
+        launch.flops(16.0 * len as f64);
         launch.work.bytes = 4.0 * len as f64 * if options.zero_gradients { 8.0 } else { 7.0 };
     }
     Ok(stats)

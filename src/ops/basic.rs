@@ -1,7 +1,7 @@
 //! Elementwise helpers.                                                                kernels/basic.wgsl
 
 use crate::gpu::Kernel;
-use crate::tensor::{GradOut, Tape, Tensor};
+use crate::tensor::{Arg, GradOut, Launch, Tape, Tensor};
 use crate::words;
 use anyhow::Result;
 
@@ -11,17 +11,20 @@ const ADD: Kernel = Kernel::new("basic", "add");
 /// Elements a workgroup takes.
 const BLOCK: usize = 2048;
 
+fn launch<'t>(t: &'t mut Tape, kernel: Kernel, args: &[Arg], n: usize, value: f32, accumulate: bool) -> &'t mut Launch {
+    let lanes = t.target.lanes.min(64);
+    t.launch(kernel, n.div_ceil(BLOCK) as u64, args, words![n, value, accumulate]).constant("LANES", lanes)
+}
+
 /// Sets every element of `y`.
 pub fn fill(t: &mut Tape, y: Tensor, value: f32) {
-    let n = y.elems();
-    t.launch(FILL, n.div_ceil(BLOCK) as u64, &[y.into()], words![n, value]);
+    launch(t, FILL, &[y.into()], y.elems(), value, false);
 }
 
 /// `out = value * x`, or `out += value * x` where a gradient is there already.
 pub fn scale_into(t: &mut Tape, x: Tensor, value: f32, out: GradOut) {
     let n = x.elems();
-    let args = [out.tensor.into(), x.into()];
-    t.launch(SCALE, n.div_ceil(BLOCK) as u64, &args, words![n, value, out.accumulate]).flops(2.0 * n as f64);
+    launch(t, SCALE, &[out.tensor.into(), x.into()], n, value, out.accumulate).flops(2.0 * n as f64);
 }
 
 /// `y = value * x`, any shape.
@@ -48,8 +51,7 @@ pub fn add(t: &mut Tape, a: Tensor, b: Tensor) -> Result<Tensor> {
     b.expect("add: b", a.shape())?;
     let y = t.value(a.shape(), &[a, b]);
     let n = y.elems();
-    let args = [y.into(), a.into(), b.into()];
-    t.launch(ADD, n.div_ceil(BLOCK) as u64, &args, words![n, 1.0f32, false]).flops(n as f64);
+    launch(t, ADD, &[y.into(), a.into(), b.into()], n, 1.0, false).flops(n as f64);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         // b first: a may take over the buffer of dy.

@@ -4,7 +4,7 @@
 //!                                                                                      kernels/matmul_direct.wgsl
 //! Every product here, forward or backward, is C = A B with A of any strides. The generic kernel takes any shape and
 //! packs B into panels. The two for software devices take widths that divide by 4 and pack B only where enough rows
-//! share the panels and B's own rows lie far apart: the one with tiles, and the direct one where C has few columns.
+//! share the panels and B's own rows lie far apart: the one with tiles, and the direct one for older drivers.
 
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, GradOut, Tape, Tensor};
@@ -178,7 +178,7 @@ fn product(
                 t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
             }
             Some(_) => {
-                let direct = panels <= t.target.direct_blocks && sums.is_none() && a.fours(k);
+                let direct = t.target.direct && sums.is_none() && a.fours(k);
                 let rows = if direct { DIRECT.rows as usize } else { tile_rows(m) };
                 let row_blocks = m.div_ceil(rows);
                 // Long walks reuse A's tile; short ones keep all cores busy.
