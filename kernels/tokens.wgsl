@@ -1,4 +1,4 @@
-// Pixels to patch rows, patch rows to token sequences, and visible tokens back to full sequences.
+// Pixels to patch rows, patch rows to token sequences, visible tokens back to full sequences, and rows picked of those.
 // A workgroup takes a row, its lanes stride over the columns: where a row lies is worked out once. Sums take a lane a
 // value. Bytes 8 a value; no arithmetic to speak of.
 //
@@ -256,4 +256,49 @@ fn spread_slots_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_work
         sum += dspread[(((g * w.batch + b) * w.slots + j) * w.experts + e) * w.d + i % w.d];
     }
     dtable[i] = sum;
+}
+
+struct Gather {
+    total: u32, // rows picked
+    d: u32,
+    tokens: u32, // of a sequence
+    picked: u32, // of a sequence
+    rows: u32, // of the index; sequences take turns
+}
+@group(0) @binding(0) var<uniform> g: Gather;
+@group(0) @binding(1) var<storage, read> picks: array<u32>;        // [rows, picked]
+@group(0) @binding(2) var<storage, read> source: array<f32>;       // [Z, tokens, d]
+@group(0) @binding(3) var<storage, read_write> chosen: array<f32>; // [Z, picked, d]
+
+// Where the token that row `row` of the chosen is begins.
+fn pick_at(row: u32) -> u32 {
+    let z = row / g.picked;
+    return (z * g.tokens + picks[z % g.rows * g.picked + row % g.picked]) * g.d;
+}
+
+@compute @workgroup_size(LANES)
+fn gather_rows(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let row = group_index(id, groups);
+    if row >= g.total {
+        return;
+    }
+    let at = pick_at(row);
+    for (var c = lane; c < g.d; c += LANES) {
+        chosen[row * g.d + c] = source[at + c];
+    }
+}
+
+// dsource += dchosen where a row was picked: at most once
+@compute @workgroup_size(LANES)
+fn gather_rows_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                        @builtin(local_invocation_index) lane: u32) {
+    let row = group_index(id, groups);
+    if row >= g.total {
+        return;
+    }
+    let at = pick_at(row);
+    for (var c = lane; c < g.d; c += LANES) {
+        chosen[at + c] += source[row * g.d + c];
+    }
 }

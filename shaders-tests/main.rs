@@ -5,7 +5,6 @@ mod harness;
 mod adamw;
 mod attention;
 mod basic;
-mod cls_rows;
 mod eval;
 mod geodesic;
 mod gram;

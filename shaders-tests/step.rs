@@ -5,7 +5,7 @@ use csmoe::loss::Objective;
 use csmoe::model::{Batch, Config, Csmoe};
 use csmoe::ops::adamw::{self, Hyper};
 use csmoe::tensor::{Kind, ParamStore, Tape};
-use csmoe::train::masks::tables;
+use csmoe::train::write_masks;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use std::path::Path;
@@ -79,15 +79,11 @@ fn check(name: &str) {
         let weight = golden.floats(&format!("weight.{piece}"));
         store.write_named(gpu, piece, shape, &weight).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
-    let keeps: Vec<Vec<u32>> = ["keep.s1", "keep.s2"].iter().map(|k| golden.indices(k)).collect();
-    let tables = tables(&keeps, batch, golden.config.patches());
-    for (i, s) in model.sensors.iter().enumerate() {
+    let keeps = ["keep.s1", "keep.s2"].map(|k| golden.indices(k));
+    write_masks(gpu, &step, batch, golden.config.patches(), &keeps).expect("write");
+    for s in &model.sensors {
         step.write(gpu, &format!("image.{s}"), &golden.floats(&format!("input.{s}"))).expect("write");
-        step.write(gpu, &format!("keep.{s}"), &keeps[i]).expect("write");
-        step.write(gpu, &format!("hidden.{s}"), &tables.hidden[i]).expect("write");
     }
-    step.write(gpu, "keep", &keeps.concat()).expect("write");
-    step.write(gpu, "restore", &tables.restore).expect("write");
 
     let mut totals = Vec::new();
     for i in 1..=10u64 {

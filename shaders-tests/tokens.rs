@@ -1,9 +1,9 @@
 use crate::harness::{In, check, normal};
-use csmoe::ops::scale;
 use csmoe::ops::tokens::{
-    HIDDEN, assemble, assemble_reference, patches, patches_reference, scatter, scatter_reference, spread_slots,
-    spread_slots_reference,
+    HIDDEN, assemble, assemble_reference, cls_rows, gather_rows, gather_rows_reference, patches, patches_reference,
+    scatter, scatter_reference, spread_slots, spread_slots_reference,
 };
+use csmoe::ops::{add, scale};
 use csmoe::tensor::Rng;
 
 /// `kept` distinct patches of `all`, in random order, for each of `rows` sequences; and where each patch went.
@@ -106,6 +106,41 @@ fn spread_slots_matches_reference() {
             &[In::normal(1, &[g, e, p, d])],
             |t, x| spread_slots(t, x[0], batch),
             |x| spread_slots_reference(&x[0], [g, e, p, d], batch),
+        );
+    }
+}
+
+#[test]
+fn gather_rows_matches_reference() {
+    for [z, r, n, m, d] in [
+        [1, 1, 1, 1, 1],
+        [2, 1, 3, 1, 3],
+        [2, 2, 5, 5, 7],
+        [4, 2, 50, 24, 31],
+        [6, 3, 65, 40, 64],
+        [2, 1, 101, 50, 65],
+        [1, 1, 257, 2, 768],
+    ] {
+        let (index, _) = masks(r, n, m);
+        let inputs = [In::normal(1, &[z, n, d]), In::Index(vec![r, m], index.clone())];
+        let expected = |x: &[Vec<f64>]| gather_rows_reference(&x[0], &index, [z, n, m, d]);
+        let name = format!("gather_rows {z} {r} {n} {m} {d}");
+        check(&name, &inputs, |t, x| gather_rows(t, x[0], x[1]), expected);
+        // A second gradient is added to the first.
+        check(
+            &format!("{name} twice"),
+            &inputs,
+            |t, x| {
+                let (a, b) = (gather_rows(t, x[0], x[1])?, gather_rows(t, x[0], x[1])?);
+                add(t, a, b)
+            },
+            |x| expected(x).iter().map(|v| 2.0 * v).collect(),
+        );
+        check(
+            &format!("cls_rows {z} {n} {d}"),
+            &inputs[..1],
+            |t, x| cls_rows(t, x[0]),
+            |x| gather_rows_reference(&x[0], &[0], [z, n, 1, d]),
         );
     }
 }

@@ -8,7 +8,7 @@ use crate::nn::{Block, Sequences};
 use crate::ops::adamw::{self, Hyper, Options};
 use crate::ops::{self, Mlp};
 use crate::tensor::{Names, ParamStore, Params, Program, Rng, Tape, Tensor};
-use crate::train::masks;
+use crate::train::{masks, write_masks};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -141,14 +141,7 @@ fn tiny_step(batch: usize) -> Result<Case> {
         Ok(None)
     };
     let fill = move |gpu: &Gpu, program: &Program| {
-        let keep = masks::draw(&config, batch, 1, 1);
-        let tables = masks::tables(&keep, batch, config.patches());
-        for (i, s) in ["s1", "s2"].iter().enumerate() {
-            program.write(gpu, &format!("keep.{s}"), &keep[i])?;
-            program.write(gpu, &format!("hidden.{s}"), &tables.hidden[i])?;
-        }
-        program.write(gpu, "keep", &keep.concat())?;
-        program.write(gpu, "restore", &tables.restore)?;
+        write_masks(gpu, program, batch, config.patches(), &masks::draw(&config, batch, 1, 1))?;
         program.write(gpu, "hyper", &Hyper { lr: 0.0, step: 1, ..Hyper::default() }.values())
     };
     Ok(Case { name: "csmoe-tiny step, batch 32", params, record: Box::new(record), fill: Some(Box::new(fill)) })

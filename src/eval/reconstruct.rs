@@ -102,22 +102,27 @@ fn run_batch(
         let [a, b] = SENSORS.map(|source| read(format!("{source}->{target}")));
         predictions.push([a?, b?]);
     }
-    let patches = config.patches();
     let one = |values: &[f32], i: usize| -> Vec<f32> {
         let n = values.len() / size;
         values[i * n..][..n].to_vec()
     };
+    let count = config.patches() - config.kept();
     Ok((0..some.len())
         .map(|i| {
             let inputs = [0, 1].map(|s| one(&inputs[s], i));
-            let hidden = [0, 1].map(|s| one(&tables.hidden[s], i).iter().map(|h| *h != 0.0).collect::<Vec<bool>>());
+            // A token is 1 + its patch.
+            let numbers =
+                [0, 1].map(|s| tables.hidden[s][i * count..][..count].iter().map(|token| *token as usize - 1));
+            let hidden = numbers.clone().map(|numbers| {
+                let mut flags = vec![false; config.patches()];
+                numbers.for_each(|p| flags[p] = true);
+                flags
+            });
             let mut errors = [[0.0; 2]; 2];
             let images = [0, 1].map(|target| {
                 [0, 1].map(|source| {
-                    let prediction = one(&predictions[target][source], i);
-                    // The first row is CLS's.
-                    let rows = &prediction[prediction.len() / (patches + 1)..];
-                    let (image, error) = paste(&inputs[target], rows, &hidden[source], config);
+                    let rows = one(&predictions[target][source], i);
+                    let (image, error) = paste(&inputs[target], &rows, numbers[source].clone(), config);
                     errors[target][source] = error;
                     image
                 })
@@ -127,15 +132,15 @@ fn run_batch(
         .collect())
 }
 
-/// Puts the predicted rows [P, patch^2 C] (pixel-major, channel fastest) of the hidden patches into an image
+/// Puts the predicted rows [M, patch^2 C] (pixel-major, channel fastest) of the hidden patches into an image
 /// [C, S, S]; also their mean squared error.
-fn paste(input: &[f32], rows: &[f32], hidden: &[bool], config: &Config) -> (Vec<f32>, f64) {
+fn paste(input: &[f32], rows: &[f32], hidden: impl Iterator<Item = usize>, config: &Config) -> (Vec<f32>, f64) {
     let (size, patch) = (config.image_size, config.patch_size);
     let channels = input.len() / (size * size);
     let values = patch * patch * channels;
     let mut image = input.to_vec();
     let (mut sum, mut count) = (0.0, 0usize);
-    for (p, row) in rows.chunks(values).enumerate().filter(|(p, _)| hidden[*p]) {
+    for (p, row) in hidden.zip(rows.chunks(values)) {
         let (top, left) = (p / config.grid() * patch, p % config.grid() * patch);
         let place = |v: usize| {
             let (pixel, channel) = (v / channels, v % channels);
@@ -230,13 +235,13 @@ mod tests {
         let config = Config { image_size: 4, patch_size: 2, ..Config::preset("csmoe-tiny").unwrap() };
         let input: Vec<f32> = (0..32).map(|v| v as f32).collect();
         // Two channels; patch 1 is the top right, patch 2 the bottom left.
-        let rows: Vec<f32> = (0..32).map(|v| 100.0 + v as f32).collect();
-        let (image, _) = paste(&input, &rows, &[false, true, false, false], &config);
+        let rows: Vec<f32> = (8..16).map(|v| 100.0 + v as f32).collect();
+        let (image, _) = paste(&input, &rows, [1].into_iter(), &config);
         // Patch 1's row: 108 + [pixel 0 channel 0, pixel 0 channel 1, pixel 1 channel 0, ...].
         assert_eq!(image[..8], [0.0, 1.0, 108.0, 110.0, 4.0, 5.0, 112.0, 114.0]);
         assert_eq!(image[16..24], [16.0, 17.0, 109.0, 111.0, 20.0, 21.0, 113.0, 115.0]);
         assert_eq!(image[8..16], input[8..16]);
-        let perfect = paste(&input, &rows, &[false; 4], &config);
+        let perfect = paste(&input, &[], std::iter::empty(), &config);
         assert_eq!(perfect, (input, 0.0));
     }
 
@@ -247,9 +252,9 @@ mod tests {
         let input: Vec<f32> = (0..32).map(|v| (v * v % 17) as f32).collect();
         let patch: Vec<usize> = vec![0, 16, 1, 17, 4, 20, 5, 21];
         let (mean, deviation) = moments(patch.iter().map(|i| input[*i]));
-        let mut rows = vec![0.0; 32];
+        let mut rows = vec![0.0; 8];
         patch.iter().enumerate().for_each(|(v, i)| rows[v] = (input[*i] - mean) / deviation);
-        let (image, error) = paste(&input, &rows, &[true, false, false, false], &config);
+        let (image, error) = paste(&input, &rows, [0].into_iter(), &config);
         assert!(error < 1e-9 && image.iter().zip(&input).all(|(a, b)| (a - b).abs() < 1e-4), "{error}");
     }
 }

@@ -59,7 +59,6 @@ const SOURCES: &[(&str, &str)] = sources![
     "attention_lanes",
     "attention_tiles",
     "basic",
-    "cls_rows",
     "geodesic",
     "gram",
     "layer_norm",

@@ -18,7 +18,7 @@ pub const NAMES: [&str; 8] = ["umr.s1", "umr.s2", "cmr.s1", "cmr.s2", "mi", "rep
 pub struct Objective {
     /// Every scalar, for the host: [count, 64].
     pub scalars: Tensor,
-    /// `[target][source]` predictions [B, 1 + P, values].
+    /// `[target][source]` predictions of the patches hidden in the source [B, P - K, values].
     pub predictions: Vec<Vec<Tensor>>,
     /// Which term each scalar belongs to, and its share in it.
     shares: Vec<(usize, f32)>,

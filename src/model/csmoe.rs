@@ -43,8 +43,10 @@ pub struct MaskInputs {
     pub keep_all: Tensor,
     /// [R, P]: each patch's index among the kept, or [`ops::tokens::HIDDEN`].
     pub restore: Tensor,
-    /// By sensor [B, P]: 1 where a patch is hidden.
+    /// By sensor [B, P - K]: the hidden patches' tokens, 1 + patch.
     pub hidden: Vec<Tensor>,
+    /// [R, P - K], the same.
+    pub hidden_all: Tensor,
 }
 
 /// What the encoder gives.
@@ -116,7 +118,8 @@ impl Csmoe {
             keep: self.sensors.iter().map(|s| t.input(format!("keep.{s}"), [batch, kept])).collect(),
             keep_all: t.input("keep", [rows, kept]),
             restore: t.input("restore", [rows, patches]),
-            hidden: self.sensors.iter().map(|s| t.input(format!("hidden.{s}"), [batch, patches])).collect(),
+            hidden: (self.sensors.iter()).map(|s| t.input(format!("hidden.{s}"), [batch, patches - kept])).collect(),
+            hidden_all: t.input("hidden", [rows, patches - kept]),
         }
     }
 
@@ -214,7 +217,8 @@ impl Csmoe {
         ops::rms_norm(t, x, None, 1.0)?.reshape([rows, d])
     }
 
-    /// Every target's pixels from every source's tokens: `[target][source]` -> [B, 1 + P, patch^2 C], CLS row first.
+    /// Every target's pixels of the patches hidden in a source, from that source's tokens: `[target][source]` ->
+    /// [B, P - K, patch^2 C].
     ///
     /// # Errors
     /// A model without decoders.

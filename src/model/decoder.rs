@@ -45,7 +45,8 @@ impl Decoder {
         }
     }
 
-    /// `tokens` [R, N, D] of all sources -> `[target][source]` [B, 1 + P, values of a patch].
+    /// `tokens` [R, N, D] of all sources -> `[target][source]` [B, P - K, values of a patch]: the patches hidden in the
+    /// source. Nothing asks for the others, so after the last attention there are none.
     pub(super) fn forward(
         &self,
         t: &mut Tape,
@@ -57,7 +58,6 @@ impl Decoder {
         let [rows, n, dim] = tokens.dims("decoder: tokens")?;
         let (trunks, sources) = (self.embed.len(), self.heads.len());
         let batch = rows / sources;
-        let full = [trunks, rows, patches + 1, d.dim];
 
         let x = t.scope("decoder/embed", |t| {
             let flat = tokens.reshape([1, rows * n, dim])?;
@@ -73,13 +73,16 @@ impl Decoder {
         })?;
         let seq = Sequences { batch: rows, tokens: patches + 1 };
         let mut x = x.reshape([trunks, rows * (patches + 1), d.dim])?;
+        let hidden = masks.hidden_all.width();
         for (i, block) in self.blocks.iter().enumerate() {
-            x = t.scope(format!("decoder.blocks.{i}"), |t| block.forward(t, x, seq))?.0;
+            x = t.scope(format!("decoder.blocks.{i}"), |t| match i + 1 == self.blocks.len() {
+                true => block.forward_only(t, x, seq, masks.hidden_all),
+                false => Ok(block.forward(t, x, seq)?.0),
+            })?;
         }
-        let x = self.norm.forward(t, x)?.reshape(full)?;
-        // By trunk and source: [1, B (1 + P), d].
-        let parts =
-            t.split(x.reshape([trunks * sources, batch * (patches + 1), d.dim])?, &vec![1; trunks * sources])?;
+        let x = self.norm.forward(t, x)?;
+        // By trunk and source: [1, B (P - K), d].
+        let parts = t.split(x.reshape([trunks * sources, batch * hidden, d.dim])?, &vec![1; trunks * sources])?;
         t.scope("decoder/heads", |t| {
             self.heads
                 .iter()
@@ -92,7 +95,7 @@ impl Decoder {
                         .map(|(source, head)| {
                             let y = head.forward(t, parts[trunk * sources + source], None)?;
                             let values = y.width();
-                            y.reshape([batch, patches + 1, values])
+                            y.reshape([batch, hidden, values])
                         })
                         .collect()
                 })

@@ -20,11 +20,27 @@ impl Attention {
         }
     }
 
-    /// `x` [g, rows, d] -> `residual + Attn(x)`.
-    pub fn forward(&self, t: &mut Tape, x: Tensor, seq: Sequences, residual: Tensor) -> Result<Tensor> {
+    /// `x` [g, rows, d] -> `residual + Attn(x)`; with `only` [batch, m] just those tokens of each sequence,
+    /// [g, batch m, d].
+    pub fn forward(
+        &self,
+        t: &mut Tape,
+        x: Tensor,
+        seq: Sequences,
+        residual: Tensor,
+        only: Option<Tensor>,
+    ) -> Result<Tensor> {
         let [g, rows, d] = x.dims("attention: x")?;
         let qkv = self.qkv.forward(t, x, None)?.reshape([g * seq.batch, seq.tokens, 3 * d])?;
-        let mixed = ops::multi_head(t, qkv, self.heads)?.reshape([g, rows, d])?;
-        self.proj.forward(t, mixed, Some(residual))
+        let mut sides = [ops::multi_head(t, qkv, self.heads)?, residual];
+        let mut rows = rows;
+        if let Some(index) = only {
+            rows = index.elems();
+            for side in &mut sides {
+                *side = ops::gather_rows(t, side.reshape([g * seq.batch, seq.tokens, d])?, index)?;
+            }
+        }
+        let [mixed, residual] = sides;
+        self.proj.forward(t, mixed.reshape([g, rows, d])?, Some(residual.reshape([g, rows, d])?))
     }
 }

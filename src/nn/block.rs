@@ -1,6 +1,6 @@
 use super::{Attention, LayerNorm, Mlp, Routing, Sequences, SoftMoe, SoftMoeConfig};
 use crate::tensor::{Names, Params, Tape, Tensor};
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 /// What stands in a block after the attention.
 #[derive(Clone, Debug)]
@@ -34,10 +34,31 @@ impl Block {
 
     /// `x` [g, rows, d] -> the same shape, and the routing of a Soft MoE.
     pub fn forward(&self, t: &mut Tape, x: Tensor, seq: Sequences) -> Result<(Tensor, Option<Routing>)> {
-        let h = t.scope("attention", |t| {
+        let h = self.attend(t, x, seq, None)?;
+        self.feed(t, h, seq)
+    }
+
+    /// The same of a dense block for the tokens `only` [batch, m] of each sequence, where nothing asks for the others:
+    /// `x` [g, batch tokens, d] -> [g, batch m, d].
+    ///
+    /// # Errors
+    /// A Soft MoE, whose slots mix all tokens; shapes that do not fit.
+    pub fn forward_only(&self, t: &mut Tape, x: Tensor, seq: Sequences, only: Tensor) -> Result<Tensor> {
+        if let FeedForward::SoftMoe(_) = self.feed_forward {
+            bail!("a Soft MoE needs all tokens");
+        }
+        let h = self.attend(t, x, seq, Some(only))?;
+        Ok(self.feed(t, h, Sequences { tokens: only.width(), ..seq })?.0)
+    }
+
+    fn attend(&self, t: &mut Tape, x: Tensor, seq: Sequences, only: Option<Tensor>) -> Result<Tensor> {
+        t.scope("attention", |t| {
             let normed = self.norm1.forward(t, x)?;
-            self.attention.forward(t, normed, seq, x)
-        })?;
+            self.attention.forward(t, normed, seq, x, only)
+        })
+    }
+
+    fn feed(&self, t: &mut Tape, h: Tensor, seq: Sequences) -> Result<(Tensor, Option<Routing>)> {
         t.scope("mlp", |t| {
             let normed = self.norm2.forward(t, h)?;
             match &self.feed_forward {

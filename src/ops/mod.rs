@@ -3,7 +3,6 @@
 pub mod adamw;
 pub mod attention;
 mod basic;
-pub mod cls_rows;
 pub mod geodesic;
 pub mod gram;
 pub mod masked_loss;
@@ -16,7 +15,6 @@ pub mod tokens;
 
 pub use attention::{combine, dispatch, multi_head};
 pub use basic::{add, fill, scale};
-pub use cls_rows::cls_rows;
 pub use geodesic::geodesic;
 pub use gram::gram_square;
 pub use masked_loss::masked_patch_loss;
@@ -25,4 +23,4 @@ pub use norms::{layer_norm, rms_norm};
 pub use nt_xent::{nt_xent, nt_xent_stacked};
 pub use prepare::prepare;
 pub use reduce::{mean_axis, segment_mean, sum_scaled};
-pub use tokens::{assemble, patches, scatter, spread_slots};
+pub use tokens::{assemble, cls_rows, gather_rows, patches, scatter, spread_slots};

@@ -1,4 +1,4 @@
-//! Pixels to patch rows, patch rows to token sequences, visible tokens back to full sequences.
+//! Pixels to patch rows, patch rows to token sequences, visible tokens back to full sequences, rows picked of those.
 //!                                                                                      kernels/tokens.wgsl
 
 use crate::gpu::Kernel;
@@ -13,7 +13,8 @@ const ASSEMBLE_BACKWARD_CLS: Kernel = Kernel::new("tokens", "assemble_backward_c
 const SCATTER: Kernel = Kernel::new("tokens", "scatter");
 const SCATTER_BACKWARD: Kernel = Kernel::new("tokens", "scatter_backward");
 const SCATTER_BACKWARD_MASK: Kernel = Kernel::new("tokens", "scatter_backward_mask");
-
+const GATHER_ROWS: Kernel = Kernel::new("tokens", "gather_rows");
+const GATHER_ROWS_BACKWARD: Kernel = Kernel::new("tokens", "gather_rows_backward");
 const SPREAD_SLOTS: Kernel = Kernel::new("tokens", "spread_slots");
 const SPREAD_SLOTS_BACKWARD: Kernel = Kernel::new("tokens", "spread_slots_backward");
 
@@ -125,6 +126,49 @@ pub fn scatter(
         Ok(())
     });
     Ok(y)
+}
+
+/// Picks tokens: `x` [Z, N, D], `index` [R, M] below N and each at most once in its row -> [Z, M, D]. Sequence z takes
+/// row `z % R` of the index.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn gather_rows(t: &mut Tape, x: Tensor, index: Tensor) -> Result<Tensor> {
+    let [z, n, d] = x.dims("gather_rows: x")?;
+    let [r, m] = index.dims("gather_rows: index")?;
+    if z % r != 0 {
+        bail!("gather_rows: {z} sequences cannot take turns at {r} rows of the index");
+    }
+    let y = t.value([z, m, d], &[x]);
+    let words = words![z * m, d, n, m, r];
+    by_row(t, GATHER_ROWS, z * m, &[index.into(), x.into(), y.into()], words);
+    t.on_backward(move |t| {
+        if let (Some(dy), Some(out)) = (t.grad(y), t.grad_out(x)) {
+            if !out.accumulate {
+                super::fill(t, out.tensor, 0.0);
+            }
+            let args = [index.into(), dy.into(), out.tensor.into()];
+            by_row(t, GATHER_ROWS_BACKWARD, z * m, &args, words![z * m, d, n, m, r]);
+        }
+        Ok(())
+    });
+    Ok(y)
+}
+
+/// The first token, CLS, of every sequence: `x` [Z, N, D] -> [Z, D].
+///
+/// # Errors
+/// `x` without three dimensions.
+pub fn cls_rows(t: &mut Tape, x: Tensor) -> Result<Tensor> {
+    let [z, _, d] = x.dims("cls_rows: x")?;
+    let first = t.constant([1, 1], &[0u32]);
+    gather_rows(t, x, first)?.reshape([z, d])
+}
+
+/// The specification of [`gather_rows`].
+pub fn gather_rows_reference(x: &[f64], index: &[u32], [z, n, m, d]: [usize; 4]) -> Vec<f64> {
+    let picks = index.chunks(m).cycle().take(z).enumerate();
+    picks.flat_map(|(i, row)| row.iter().flat_map(move |k| x[(i * n + *k as usize) * d..][..d].to_vec())).collect()
 }
 
 /// A table of slots for every sequence of a batch: `table` [G, E, p, D] -> [G, B, p, E, D].

@@ -9,8 +9,8 @@ use crate::tensor::Rng;
 pub struct Tables {
     /// [R, P]: each patch's index among the kept, or [`HIDDEN`].
     pub restore: Vec<u32>,
-    /// By sensor [B, P]: 1 where a patch is hidden.
-    pub hidden: Vec<Vec<f32>>,
+    /// By sensor [B, P - K]: the hidden patches' tokens, 1 + patch, in raster order.
+    pub hidden: Vec<Vec<u32>>,
 }
 
 /// Tables for the kept patches of each sensor, [B, K].
@@ -18,16 +18,16 @@ pub fn tables(keep: &[Vec<u32>], batch: usize, patches: usize) -> Tables {
     let mut restore = Vec::new();
     let mut hidden = Vec::new();
     for sensor in keep {
-        let mut flags = vec![1.0; batch * patches];
-        for (b, kept) in sensor.chunks(sensor.len() / batch).enumerate() {
+        let mut tokens = Vec::new();
+        for kept in sensor.chunks(sensor.len() / batch) {
             let mut row = vec![HIDDEN; patches];
             for (i, patch) in kept.iter().enumerate() {
                 row[*patch as usize] = i as u32;
-                flags[b * patches + *patch as usize] = 0.0;
             }
+            tokens.extend((1..).zip(&row).filter(|(_, at)| **at == HIDDEN).map(|(token, _)| token));
             restore.extend(row);
         }
-        hidden.push(flags);
+        hidden.push(tokens);
     }
     Tables { restore, hidden }
 }
@@ -114,6 +114,6 @@ mod tests {
         let keep = [vec![2, 0], vec![1, 3]];
         let t = tables(&keep, 1, 4);
         assert_eq!(t.restore, [1, HIDDEN, 0, HIDDEN, HIDDEN, 0, HIDDEN, 1]);
-        assert_eq!(t.hidden, [vec![0.0, 1.0, 0.0, 1.0], vec![1.0, 0.0, 1.0, 0.0]]);
+        assert_eq!(t.hidden, [[2, 4], [1, 3]]);
     }
 }

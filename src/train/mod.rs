@@ -22,4 +22,4 @@ pub use run::{Observer, Outcome, Pretrain, Report};
 pub use schedule::Schedule;
 pub use settings::{Settings, Span};
 pub use start::Start;
-pub use step::{EvalProgram, TrainProgram, feed, plan};
+pub use step::{EvalProgram, TrainProgram, feed, plan, write_masks};

@@ -200,13 +200,22 @@ pub fn feed(gpu: &Gpu, program: &Program, config: &Config, pixels: &Pixels, keep
 
 /// The same without the pixels.
 fn feed_masks(gpu: &Gpu, program: &Program, config: &Config, flips: &[u8], keep: &[Vec<u32>; 2]) -> Result<()> {
-    let tables = masks::tables(keep, flips.len(), config.patches());
-    let flips: Vec<u32> = flips.iter().map(|f| u32::from(*f)).collect();
-    program.write(gpu, "flips", &flips)?;
+    let words: Vec<u32> = flips.iter().map(|f| u32::from(*f)).collect();
+    program.write(gpu, "flips", &words)?;
+    write_masks(gpu, program, flips.len(), config.patches(), keep)
+}
+
+/// Writes which of the `patches` each of `batch` images keeps to the inputs of `Csmoe::mask_inputs`.
+///
+/// # Errors
+/// A batch that is not the program's.
+pub fn write_masks(gpu: &Gpu, program: &Program, batch: usize, patches: usize, keep: &[Vec<u32>; 2]) -> Result<()> {
+    let tables = masks::tables(keep, batch, patches);
     for (i, sensor) in [Sensor::S1, Sensor::S2].into_iter().enumerate() {
         program.write(gpu, &format!("keep.{sensor}"), &keep[i])?;
         program.write(gpu, &format!("hidden.{sensor}"), &tables.hidden[i])?;
     }
     program.write(gpu, "keep", &keep.concat())?;
+    program.write(gpu, "hidden", &tables.hidden.concat())?;
     program.write(gpu, "restore", &tables.restore)
 }

@@ -352,13 +352,13 @@ fn sequences() -> Vec<Case> {
         ),
         Case::op(
             // Twice, so that the second gradient is added to the first.
-            "cls_rows",
-            vec![In::normal(10, &[b, 65, d])],
+            "gather_rows",
+            vec![In::normal(10, &[2 * b, 65, d]), index(&k3, kept)],
             |t, x| {
-                let (once, again) = (ops::cls_rows(t, x[0])?, ops::cls_rows(t, x[0])?);
+                let (once, again) = (ops::gather_rows(t, x[0], x[1])?, ops::gather_rows(t, x[0], x[1])?);
                 ops::add(t, once, again)
             },
-            move |x| scaled(&ops::cls_rows::reference(&x[0], 65, d), 2.0),
+            move |x| scaled(&tokens::gather_rows_reference(&x[0], &keep, [2 * b, 65, kept, d]), 2.0),
         ),
         resize("prepare", 13, 31),
         resize("prepare without resizing", 9, 9),
@@ -402,14 +402,16 @@ fn distances() -> Vec<Case> {
 fn losses() -> Vec<Case> {
     let (b, c, side, patch, width) = (2, 3, 3, 4, 63);
     let (size, patches) = (side * patch, side * side);
-    let hidden = || (0..b * patches).map(|i| f32::from(u8::from(i % 3 != 0))).collect();
+    let hidden =
+        || (1..=b as u32 * patches as u32).filter(|i| i % 3 != 0).map(|i| (i - 1) % patches as u32 + 1).collect();
+    let count = patches * 2 / 3;
     let masked = |name: &'static str, error: Error, norm_pix: bool| {
         Case::op(
             name,
             vec![
-                In::normal(6, &[b, 1 + patches, patch * patch * c]),
+                In::normal(6, &[b, count, patch * patch * c]),
                 In::Plain(vec![b, c, size, size], normal(7, b * c * size * size)),
-                In::Plain(vec![b, patches], hidden()),
+                In::Index(vec![b, count], hidden()),
             ],
             move |t, x| ops::masked_patch_loss(t, x[0], x[1], x[2], patch, error, norm_pix),
             move |x| masked_loss::reference(&x[0], &x[1], &x[2], [b, c, size], patch, error, norm_pix),

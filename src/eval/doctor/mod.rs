@@ -216,8 +216,12 @@ mod tests {
     fn every_kernel_is_in_the_table() {
         let mut covered = Vec::new();
         let classes = [DeviceClass::Software, DeviceClass::Hardware];
-        for (class, fuse) in classes.into_iter().flat_map(|c| [(c, true), (c, false)]) {
-            let target = Target { fuse, ..Target::typical(class) };
+        let twins = classes.into_iter().flat_map(|class| {
+            let fused = Target::typical(class);
+            [Target { fuse: false, ..fused.clone() }, fused]
+        });
+        let older = Target { direct: true, ..Target::typical(DeviceClass::Software) };
+        for target in twins.chain([older]) {
             for case in cases::all() {
                 let launches = case.launches(&target).unwrap_or_else(|e| panic!("{}: {e:#}", case.name));
                 covered.extend(kernels(&launches));
