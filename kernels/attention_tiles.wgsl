@@ -84,6 +84,32 @@ fn row_at(rows: Rows, row: u32) -> u32 {
     return rows.start + min(row, rows.last) * rows.stride;
 }
 
+const LINE: u32 = 16u;
+
+// 0, after a look at `count` rows, a cache line a lane: sixteen waits for memory at once.
+fn look(which: u32, rows: Rows, row: u32, count: u32, lane: u32) -> f32 {
+    var seen = 0u;
+    for (var r = lane; r < count; r += LANES) {
+        let at = row_at(rows, row + r);
+        for (var i = 0u; i < p.d; i += LINE) {
+            seen |= bitcast<u32>(load(which, at + i));
+        }
+    }
+    return bitcast<f32>(seen & p.nothing);
+}
+
+// The same of the rows to be written.
+fn look_to(to_v: bool, rows: Rows, row: u32, lane: u32) -> f32 {
+    var seen = 0u;
+    for (var r = lane; r < ROWS; r += LANES) {
+        let at = row_at(rows, row + r);
+        for (var i = 0u; i < p.d; i += LINE) {
+            if to_v { seen |= bitcast<u32>(out_v[at + i]); } else { seen |= bitcast<u32>(out[at + i]); }
+        }
+    }
+    return bitcast<f32>(seen & p.nothing);
+}
+
 // Quad j of row r is cells[j * ROWS + r]. Forward keeps its rows' maximum, total and factor behind its scores; the
 // backward halves the quads between weights and their gradients. 32 KiB in all.
 const QUADS: u32 = 2048u / ROWS;
@@ -93,6 +119,7 @@ var<workgroup> cells: array<vec4<f32>, ROWS * QUADS>;
 
 // cells[base + j] = the products of the rows of A from `row` with the four rows of B from `first + 4 j`.
 fn dots(a: u32, a_rows: Rows, row: u32, b: u32, b_rows: Rows, first: u32, quads: u32, base: u32, lane: u32) {
+    let zero = look(a, a_rows, row, ROWS, lane) + look(b, b_rows, first, 4u * quads, lane);
     //@repeat ROWS
     let a_0 = row_at(a_rows, row + 0u);
     //@end
@@ -103,7 +130,7 @@ fn dots(a: u32, a_rows: Rows, row: u32, b: u32, b_rows: Rows, first: u32, quads:
         let b_z = row_at(b_rows, first + 4u * j + 2u);
         let b_w = row_at(b_rows, first + 4u * j + 3u);
         //@repeat ROWS
-        var s_0 = vec4<f32>(0.0);
+        var s_0 = vec4<f32>(zero);
         //@end
         for (var i = 0u; i < p.d; i += 4u) {
             let x = load_quad(b, b_x + i);
@@ -134,11 +161,12 @@ fn dots(a: u32, a_rows: Rows, row: u32, b: u32, b_rows: Rows, first: u32, quads:
 fn mix(x: u32, x_rows: Rows, first: u32, quads: u32, base: u32, to_v: bool, to: Rows, row: u32, add: bool,
        online: bool, done: bool, lane: u32) {
     let last = p.d / COLUMNS - 1u;
+    let zero = look(x, x_rows, first, 4u * quads, lane) + look_to(to_v, to, row, lane);
     for (var block = 0u; block <= last; block += LANES) {
         let i = min(block + lane, last) * COLUMNS;
         let mine = block + lane <= last;
         //@repeat ROWS
-        var s_0 = Columns(0.0);
+        var s_0 = Columns(zero);
         //@end
         for (var j = 0u; j < quads; j += 1u) {
             let token = first + 4u * j;

@@ -25,12 +25,18 @@ struct P {
 //@include grid
 //@include row_sum
 
+// n / edge for a small n: exact in f32, and cheap everywhere.
+fn over_edge(n: u32) -> u32 {
+    return u32((f32(n) + 0.5) / f32(p.edge));
+}
+
 // Where pixel `pixel` of row `row`'s patch lies in the image, channel 0.
 fn image_at(row: u32, pixel: u32) -> u32 {
     let size = p.side * p.edge;
     let q = hidden[row] - 1u;
-    let y = q / p.side * p.edge + pixel / p.edge;
-    let x = q % p.side * p.edge + pixel % p.edge;
+    let down = over_edge(pixel);
+    let y = q / p.side * p.edge + down;
+    let x = q % p.side * p.edge + pixel - down * p.edge;
     return (row / p.hidden * p.channels * size + y) * size + x;
 }
 
@@ -45,7 +51,9 @@ fn looked(row: u32, lane: u32) -> f32 {
         seen |= bitcast<u32>(pred[row * values + v]);
     }
     for (var s = lane; s < p.edge * p.channels; s += LANES) {
-        seen |= bitcast<u32>(image[image_at(row, s % p.edge * p.edge) + s / p.edge * plane]);
+        let c = over_edge(s);
+        let at = image_at(row, (s - c * p.edge) * p.edge) + c * plane;
+        seen |= bitcast<u32>(image[at]) | bitcast<u32>(image[at + p.edge - 1u]);
     }
     return bitcast<f32>(seen & p.nothing);
 }

@@ -17,7 +17,7 @@ struct P {
     scale: f32,
     first: u32,
     flags: u32,
-    pad_a: u32,
+    nothing: u32, // 0, which the driver does not know
     pad_b: u32,
     pad_c: u32,
     q: Lie,

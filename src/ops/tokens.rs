@@ -53,7 +53,7 @@ pub fn patches(t: &mut Tape, image: Tensor, keep: Tensor, patch: usize) -> Resul
     }
     let rows = t.saved([b, k, c * patch * patch]);
     let args = [image.into(), keep.into(), rows.into()];
-    by_row(t, PATCHES, b * k, &args, words![b * k, k, c, s, patch]);
+    by_row(t, PATCHES, b * k, &args, words![b * k, k, c, s, patch, 0u32]);
     Ok(rows)
 }
 
