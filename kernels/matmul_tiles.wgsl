@@ -129,11 +129,14 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
                 }
             }
         } else {
-            for (var r = 0u; r < ROWS; r += 1u) {
-                let start = a_start + min(row + r, p.m - 1u) * p.a.row;
+            var start = a_start + row * p.a.row;
+            var to = lane;
+            for (var left = rows; left > 0u; left -= 1u) {
                 for (var s = 0u; s < steps; s += LANES) {
-                    tile[r * STEPS + s + lane] = a_quad(start, k0 + 4u * (s + lane));
+                    tile[to + s] = a_quad(start, k0 + 4u * (s + lane));
                 }
+                start += p.a.row;
+                to += STEPS;
             }
         }
         workgroupBarrier();
