@@ -181,29 +181,38 @@ fn backward_x_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroup
 @group(0) @binding(4) var<storage, read_write> dw: array<f32>;
 @group(0) @binding(5) var<storage, read_write> db: array<f32>;
 
-// dw = sum over rows of dy xhat, db = sum of dy: one lane a column.
+// dw = sum over rows of dy xhat, db = sum of dy: a lane ROWS columns.
 @compute @workgroup_size(LANES)
 fn backward_wb(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
-    let blocks = (p.d + LANES - 1u) / LANES;
+    let wide = ROWS * LANES;
+    let blocks = (p.d + wide - 1u) / wide;
     let index = group_index(id, groups);
     let g = index / blocks;
-    let i = (index % blocks) * LANES + lane;
-    if g >= p.groups || i >= p.d {
+    let first = index % blocks * wide + lane;
+    if g >= p.groups {
         return;
     }
-    var sum_w = 0.0;
-    var sum_b = 0.0;
+    //@repeat ROWS
+    let i_0 = min(first + 0u * LANES, p.d - 1u);
+    var sum_w_0 = 0.0;
+    var sum_b_0 = 0.0;
+    //@end
     for (var r = g * p.rows; r < (g + 1u) * p.rows; r += 1u) {
-        let v = dy_in[r * p.d + i];
-        sum_w = fma(v, (x[r * p.d + i] - stats_in[r * 2u]) * stats_in[r * 2u + 1u], sum_w);
-        sum_b += v;
+        let at = r * p.d;
+        let mean = stats_in[r * 2u];
+        let inverse = stats_in[r * 2u + 1u];
+        //@repeat ROWS
+        let v_0 = dy_in[at + i_0];
+        sum_w_0 = fma(v_0, (x[at + i_0] - mean) * inverse, sum_w_0);
+        sum_b_0 += v_0;
+        //@end
     }
-    let at = g * p.d + i;
-    if p.accumulate != 0u {
-        sum_w += dw[at];
-        sum_b += db[at];
+    //@repeat ROWS
+    if first + 0u * LANES < p.d {
+        let to_0 = g * p.d + i_0;
+        dw[to_0] = sum_w_0 + select(0.0, dw[to_0], p.accumulate != 0u);
+        db[to_0] = sum_b_0 + select(0.0, db[to_0], p.accumulate != 0u);
     }
-    dw[at] = sum_w;
-    db[at] = sum_b;
+    //@end
 }

@@ -12,6 +12,7 @@
 
 override LANES: u32 = 8u;
 const ROWS: u32 = 1u;
+alias Columns = vec4<f32>;
 
 //@include lie
 //@include epilogue
@@ -48,15 +49,14 @@ fn bias_at(g: u32, column: u32) -> vec4<f32> {
                      bias[at + min(column + 2u, last)], bias[at + min(column + 3u, last)]);
 }
 
-fn finish(at: u32, value: f32) {
+fn finish(at: u32, value: f32, slope: f32) {
     switch EPILOGUE {
         case RESIDUAL: {
             c[at] = extra[at] + value;
         }
         case GELU: {
-            let y = gelu(value);
-            c[at] = y.x;
-            extra[at] = y.y;
+            c[at] = value;
+            extra[at] = slope;
         }
         case SCALED: {
             c[at] = value * extra[at];
@@ -72,10 +72,14 @@ fn finish(at: u32, value: f32) {
 }
 
 fn store(at: u32, column: u32, value: vec4<f32>) {
-    if column < p.n { finish(at, value.x); }
-    if column + 1u < p.n { finish(at + 1u, value.y); }
-    if column + 2u < p.n { finish(at + 2u, value.z); }
-    if column + 3u < p.n { finish(at + 3u, value.w); }
+    var g = Gelu(value, Columns(0.0));
+    if EPILOGUE == GELU {
+        g = gelu(value);
+    }
+    if column < p.n { finish(at, g.y.x, g.slope.x); }
+    if column + 1u < p.n { finish(at + 1u, g.y.y, g.slope.y); }
+    if column + 2u < p.n { finish(at + 2u, g.y.z, g.slope.z); }
+    if column + 3u < p.n { finish(at + 3u, g.y.w, g.slope.w); }
 }
 
 @compute @workgroup_size(LANES)

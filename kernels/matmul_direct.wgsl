@@ -68,9 +68,14 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
     if column < p.n {
         let at = c_start + column;
-        //@repeat ROWS
-        if 0u < rows { store(at + 0u * p.c.row, acc_0); }
-        //@end
-        gelu_rows(at, rows);
+        if EPILOGUE == GELU {
+            //@repeat ROWS
+            if 0u < rows { store_gelu(at + 0u * p.c.row, acc_0); }
+            //@end
+        } else {
+            //@repeat ROWS
+            if 0u < rows { store(at + 0u * p.c.row, acc_0); }
+            //@end
+        }
     }
 }

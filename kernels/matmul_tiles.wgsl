@@ -190,11 +190,14 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
             }
             if column < p.n {
                 let at = c_start + column;
-                //@repeat ROWS
-                if 0u < rows { store(at + 0u * c_row, acc_0); }
-                //@end
-                if k0 + 4u * STEPS >= p.k {
-                    gelu_rows(at, rows);
+                if EPILOGUE == GELU && k0 + 4u * STEPS >= p.k {
+                    //@repeat ROWS
+                    if 0u < rows { store_gelu(at + 0u * c_row, acc_0); }
+                    //@end
+                } else {
+                    //@repeat ROWS
+                    if 0u < rows { store(at + 0u * c_row, acc_0); }
+                    //@end
                 }
             }
         }

@@ -159,25 +159,35 @@ fn backward_x_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroup
 @group(0) @binding(3) var<storage, read> dy_in: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dgamma: array<f32>;
 
-// dgamma = sum over rows of factor dy x / |x|: one lane a column.
+// dgamma = sum over rows of factor dy x / |x|: a lane ROWS columns.
 @compute @workgroup_size(LANES)
 fn backward_gamma(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
-    let blocks = (p.d + LANES - 1u) / LANES;
+    let wide = ROWS * LANES;
+    let blocks = (p.d + wide - 1u) / wide;
     let index = group_index(id, groups);
     let g = index / blocks;
-    let i = (index % blocks) * LANES + lane;
-    if g >= p.groups || i >= p.d {
+    let first = index % blocks * wide + lane;
+    if g >= p.groups {
         return;
     }
-    var sum = 0.0;
+    //@repeat ROWS
+    let i_0 = min(first + 0u * LANES, p.d - 1u);
+    var sum_0 = 0.0;
+    //@end
     for (var r = g * p.rows; r < (g + 1u) * p.rows; r += 1u) {
-        sum = fma(dy_in[r * p.d + i], x[r * p.d + i] * norms_in[r] * p.factor, sum);
+        let at = r * p.d;
+        let scale = norms_in[r] * p.factor;
+        //@repeat ROWS
+        sum_0 = fma(dy_in[at + i_0], x[at + i_0] * scale, sum_0);
+        //@end
     }
-    if p.accumulate != 0u {
-        sum += dgamma[g * p.d + i];
+    //@repeat ROWS
+    if first + 0u * LANES < p.d {
+        let to_0 = g * p.d + i_0;
+        dgamma[to_0] = sum_0 + select(0.0, dgamma[to_0], p.accumulate != 0u);
     }
-    dgamma[g * p.d + i] = sum;
+    //@end
 }
 
 // The same where gamma is one number a group: a workgroup a group.

@@ -26,6 +26,12 @@ fn lanes(t: &Tape) -> u32 {
     t.target.lanes.min(64)
 }
 
+/// Columns of which a lane sums the gradients of the weights: on a software device a row's statistics, the same for all
+/// lanes, cost as much as a column.
+fn owned(t: &Tape) -> usize {
+    if t.target.class == DeviceClass::Software { 3 } else { 1 }
+}
+
 /// How the rows of `g` groups are shared out.
 #[derive(Clone, Copy)]
 struct Rows {
@@ -83,9 +89,10 @@ pub fn layer_norm(t: &mut Tape, x: Tensor, w: Tensor, b: Tensor, eps: f32) -> Re
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let (Some(dw), Some(db)) = (t.grad_out(w), t.grad_out(b)) {
             let args = [x.into(), stats.into(), dy.into(), dw.tensor.into(), db.tensor.into()];
-            let groups = g * d.div_ceil(lanes as usize);
-            t.launch(LAYER_BACKWARD_WB, groups as u64, &args, words![rows, d, g, eps, dw.accumulate, per, blocks])
-                .constant("LANES", lanes);
+            let owned = owned(t);
+            let groups = (g * d.div_ceil(owned * lanes as usize)) as u64;
+            let words = words![rows, d, g, eps, dw.accumulate, per, blocks];
+            t.launch(LAYER_BACKWARD_WB.rows(owned as u32), groups, &args, words).constant("LANES", lanes);
         }
         if let Some(dx) = t.grad_out(x) {
             let args = [x.into(), w.into(), stats.into(), dy.into(), dx.tensor.into()];
@@ -130,9 +137,10 @@ pub fn rms_norm(t: &mut Tape, x: Tensor, gamma: Option<Tensor>, factor: f32) -> 
             && let Some(dgamma) = t.grad_out(gamma)
         {
             let args = [x.into(), norms.into(), dy.into(), dgamma.tensor.into()];
+            let owned = owned(t);
             let (kernel, groups) = match stride {
                 0 => (RMS_BACKWARD_SCALE, g),
-                _ => (RMS_BACKWARD_GAMMA, g * d.div_ceil(lanes as usize)),
+                _ => (RMS_BACKWARD_GAMMA.rows(owned as u32), g * d.div_ceil(owned * lanes as usize)),
             };
             t.launch(kernel, groups as u64, &args, &pack(dgamma.accumulate)).constant("LANES", lanes);
         }
