@@ -84,19 +84,19 @@ pub fn layer_norm(t: &mut Tape, x: Tensor, w: Tensor, b: Tensor, eps: f32) -> Re
     let share = Rows::of(t, [g, rows, d]);
     let Rows { per, blocks, lanes, .. } = share;
     let args = [x.into(), w.into(), b.into(), y.into(), stats.into()];
-    share.launch(t, LAYER_FORWARD, &args, words![rows, d, g, eps, false, per, blocks], false);
+    share.launch(t, LAYER_FORWARD, &args, words![rows, d, g, eps, false, per, blocks, 0u32], false);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let (Some(dw), Some(db)) = (t.grad_out(w), t.grad_out(b)) {
             let args = [x.into(), stats.into(), dy.into(), dw.tensor.into(), db.tensor.into()];
             let owned = owned(t);
             let groups = (g * d.div_ceil(owned * lanes as usize)) as u64;
-            let words = words![rows, d, g, eps, dw.accumulate, per, blocks];
+            let words = words![rows, d, g, eps, dw.accumulate, per, blocks, 0u32];
             t.launch(LAYER_BACKWARD_WB.rows(owned as u32), groups, &args, words).constant("LANES", lanes);
         }
         if let Some(dx) = t.grad_out(x) {
             let args = [x.into(), w.into(), stats.into(), dy.into(), dx.tensor.into()];
-            let words = words![rows, d, g, eps, dx.accumulate, per, blocks];
+            let words = words![rows, d, g, eps, dx.accumulate, per, blocks, 0u32];
             share.launch(t, LAYER_BACKWARD_X, &args, words, dx.accumulate);
         }
         Ok(())
@@ -127,8 +127,9 @@ pub fn rms_norm(t: &mut Tape, x: Tensor, gamma: Option<Tensor>, factor: f32) -> 
     let share = Rows::of(t, [g, rows, d]);
     let Rows { per, blocks, lanes, .. } = share;
     let gamma_arg = gamma.unwrap_or(x).into();
-    let pack =
-        move |accumulate: bool| words![rows, d, g, factor, gamma.is_some(), stride, accumulate, per, blocks].to_vec();
+    let pack = move |accumulate: bool| {
+        words![rows, d, g, factor, gamma.is_some(), stride, accumulate, per, blocks, 0u32].to_vec()
+    };
     let args = [x.into(), gamma_arg, y.into(), norms.into()];
     share.launch(t, RMS_FORWARD, &args, &pack(false), false);
     t.on_backward(move |t| {
