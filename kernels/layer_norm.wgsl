@@ -221,11 +221,12 @@ fn backward_wb(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
             //@end
         }
     }
+    let add = p.accumulate != 0u;
     //@repeat ROWS
     if first + 0u * LANES < p.d {
         let to_0 = g * p.d + i_0;
-        dw[to_0] = sum_w_0 + select(0.0, dw[to_0], p.accumulate != 0u);
-        db[to_0] = sum_b_0 + select(0.0, db[to_0], p.accumulate != 0u);
+        dw[to_0] = sum_w_0 + select(0.0, dw[to_0], add);
+        db[to_0] = sum_b_0 + select(0.0, db[to_0], add);
     }
     //@end
 }

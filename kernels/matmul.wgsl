@@ -12,7 +12,7 @@
 
 override LANES: u32 = 8u;
 const ROWS: u32 = 1u;
-alias Columns = vec4<f32>;
+alias Values = vec4<f32>; // of gelu
 
 //@include lie
 //@include epilogue
@@ -72,7 +72,7 @@ fn finish(at: u32, value: f32, slope: f32) {
 }
 
 fn store(at: u32, column: u32, value: vec4<f32>) {
-    var g = Gelu(value, Columns(0.0));
+    var g = Gelu(value, Values(0.0));
     if EPILOGUE == GELU {
         g = gelu(value);
     }

@@ -195,10 +195,11 @@ fn backward_gamma(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups)
             //@end
         }
     }
+    let add = p.accumulate != 0u;
     //@repeat ROWS
     if first + 0u * LANES < p.d {
         let to_0 = g * p.d + i_0;
-        dgamma[to_0] = sum_0 + select(0.0, dgamma[to_0], p.accumulate != 0u);
+        dgamma[to_0] = sum_0 + select(0.0, dgamma[to_0], add);
     }
     //@end
 }

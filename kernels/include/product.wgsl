@@ -6,6 +6,7 @@ override PACKED: bool = false;
 const ROWS: u32 = 1u;
 const COLUMNS: u32 = 4u;
 alias Columns = vec4<f32>;
+alias Values = Columns; // of gelu
 
 //@include lie
 //@include epilogue
