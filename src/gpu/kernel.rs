@@ -173,6 +173,18 @@ fn numbered(line: &str, index: u32) -> String {
 mod tests {
     use super::*;
 
+    /// A flag compared with `0u` would be compared with `1u` in the next copy.
+    #[test]
+    fn repeats_compare_nothing_with_zero() {
+        for (name, text) in SOURCES.iter().chain(INCLUDES) {
+            let mut inside = false;
+            for line in text.lines().map(str::trim_start) {
+                inside = line.starts_with("//@repeat") || inside && !line.starts_with("//@end");
+                assert!(!(inside && ["!= 0u", "== 0u"].iter().any(|c| line.contains(c))), "{name}: {line}");
+            }
+        }
+    }
+
     #[test]
     fn numbering_touches_whole_names_only() {
         assert_eq!(numbered("let a_0 = x_01 + y[0u] + 10u + b_0;", 7), "let a_7 = x_01 + y[7u] + 10u + b_7;");
