@@ -33,12 +33,16 @@ const Q: u32 = 0u;
 const K: u32 = 1u;
 const V: u32 = 2u;
 const DOUT: u32 = 3u;
+const OUT: u32 = 4u;
+const OUT_V: u32 = 5u;
 
 fn load(which: u32, at: u32) -> f32 {
     switch which {
         case Q: { return q[at]; }
         case K: { return k[at]; }
         case V: { return v[at]; }
+        case OUT: { return out[at]; }
+        case OUT_V: { return out_v[at]; }
         default: { return dout[at]; }
     }
 }
@@ -84,30 +88,11 @@ fn row_at(rows: Rows, row: u32) -> u32 {
     return rows.start + min(row, rows.last) * rows.stride;
 }
 
-const LINE: u32 = 16u;
+//@include look
 
-// 0, after a look at `count` rows, a cache line a lane: sixteen waits for memory at once.
-fn look(which: u32, rows: Rows, row: u32, count: u32, lane: u32) -> f32 {
-    var seen = 0u;
-    for (var r = lane; r < count; r += LANES) {
-        let at = row_at(rows, row + r);
-        for (var i = 0u; i < p.d; i += LINE) {
-            seen |= bitcast<u32>(load(which, at + i));
-        }
-    }
-    return bitcast<f32>(seen & p.nothing);
-}
-
-// The same of the rows to be written.
-fn look_to(to_v: bool, rows: Rows, row: u32, lane: u32) -> f32 {
-    var seen = 0u;
-    for (var r = lane; r < ROWS; r += LANES) {
-        let at = row_at(rows, row + r);
-        for (var i = 0u; i < p.d; i += LINE) {
-            if to_v { seen |= bitcast<u32>(out_v[at + i]); } else { seen |= bitcast<u32>(out[at + i]); }
-        }
-    }
-    return bitcast<f32>(seen & p.nothing);
+// A look at `count` rows from `row`, all of d wide.
+fn look_at(which: u32, rows: Rows, row: u32, count: u32, lane: u32) -> u32 {
+    return look(which, row_at(rows, row), rows.stride, min(count, rows.last + 1u - row), p.d, lane);
 }
 
 // Quad j of row r is cells[j * ROWS + r]. Forward keeps its rows' maximum, total and factor behind its scores; the
@@ -119,7 +104,8 @@ var<workgroup> cells: array<vec4<f32>, ROWS * QUADS>;
 
 // cells[base + j] = the products of the rows of A from `row` with the four rows of B from `first + 4 j`.
 fn dots(a: u32, a_rows: Rows, row: u32, b: u32, b_rows: Rows, first: u32, quads: u32, base: u32, lane: u32) {
-    let zero = look(a, a_rows, row, ROWS, lane) + look(b, b_rows, first, 4u * quads, lane);
+    let seen = look_at(a, a_rows, row, ROWS, lane) | look_at(b, b_rows, first, 4u * quads, lane);
+    let zero = bitcast<f32>(seen & p.nothing);
     //@repeat ROWS
     let a_0 = row_at(a_rows, row + 0u);
     //@end
@@ -161,7 +147,9 @@ fn dots(a: u32, a_rows: Rows, row: u32, b: u32, b_rows: Rows, first: u32, quads:
 fn mix(x: u32, x_rows: Rows, first: u32, quads: u32, base: u32, to_v: bool, to: Rows, row: u32, add: bool,
        online: bool, done: bool, lane: u32) {
     let last = p.d / COLUMNS - 1u;
-    let zero = look(x, x_rows, first, 4u * quads, lane) + look_to(to_v, to, row, lane);
+    var seen = look_at(x, x_rows, first, 4u * quads, lane);
+    if to_v { seen |= look_at(OUT_V, to, row, ROWS, lane); } else { seen |= look_at(OUT, to, row, ROWS, lane); }
+    let zero = bitcast<f32>(seen & p.nothing);
     for (var block = 0u; block <= last; block += LANES) {
         let i = min(block + lane, last) * COLUMNS;
         let mine = block + lane <= last;

@@ -33,49 +33,22 @@ fn a_quad(start: u32, k: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), vec4<f32>(a[near.x], a[near.y], a[near.z], a[near.w]), steps < vec4<u32>(p.k));
 }
 
-// 0, after a look at `rows` rows of `width` elements of a matrix, a cache line a lane: sixteen waits for memory at once,
-// where the copies, sums and stores that follow, a row at a time, would wait for four.
-const LINE: u32 = 16u;
+// Buffers by number, always a literal, so that one branch is left where a function is used.
+const A: u32 = 0u;
+const B: u32 = 1u;
+const C: u32 = 2u;
+const EXTRA: u32 = 3u;
 
-fn look_at_a(at: u32, row: u32, rows: u32, width: u32, lane: u32) -> f32 {
-    var seen = 0u;
-    for (var r = lane; r < rows; r += LANES) {
-        for (var w = 0u; w < width; w += LINE) {
-            seen |= bitcast<u32>(a[at + r * row + w]);
-        }
+fn load(which: u32, at: u32) -> f32 {
+    switch which {
+        case A: { return a[at]; }
+        case B: { return b[at]; }
+        case C: { return c[at]; }
+        default: { return extra[at]; }
     }
-    return bitcast<f32>(seen & p.nothing);
 }
 
-fn look_at_b(at: u32, row: u32, rows: u32, width: u32, lane: u32) -> f32 {
-    var seen = 0u;
-    for (var r = lane; r < rows; r += LANES) {
-        for (var w = 0u; w < width; w += LINE) {
-            seen |= bitcast<u32>(b[at + r * row + w]);
-        }
-    }
-    return bitcast<f32>(seen & p.nothing);
-}
-
-fn look_at_c(at: u32, row: u32, rows: u32, width: u32, lane: u32) -> f32 {
-    var seen = 0u;
-    for (var r = lane; r < rows; r += LANES) {
-        for (var w = 0u; w < width; w += LINE) {
-            seen |= bitcast<u32>(c[at + r * row + w]);
-        }
-    }
-    return bitcast<f32>(seen & p.nothing);
-}
-
-fn look_at_extra(at: u32, row: u32, rows: u32, width: u32, lane: u32) -> f32 {
-    var seen = 0u;
-    for (var r = lane; r < rows; r += LANES) {
-        for (var w = 0u; w < width; w += LINE) {
-            seen |= bitcast<u32>(extra[at + r * row + w]);
-        }
-    }
-    return bitcast<f32>(seen & p.nothing);
-}
+//@include look
 
 @compute @workgroup_size(LANES)
 fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -100,13 +73,13 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         let steps = min(STEPS, (p.k - k0 + 3u) / 4u);
         let ks = min(4u * STEPS, p.k - k0);
         let flat = p.a.row == 1u;
-        var seen = look_at_a(a_start + row * p.a.row + k0 * p.a.col, select(p.a.row, p.a.col, flat), select(rows, ks, flat),
-                             select(ks, rows, flat), lane);
+        var seen = look(A, a_start + row * p.a.row + k0 * p.a.col, select(p.a.row, p.a.col, flat),
+                        select(rows, ks, flat), select(ks, rows, flat), lane);
         // With more blocks of rows, others have read B into the cache.
         if p.row_blocks <= 2u && p.b.col == 1u {
             let left = first_block * LANES * COLUMNS;
             let width = min(blocks * LANES * COLUMNS, p.n - left);
-            seen += look_at_b(b_start + left + k0 * b_row, b_row, ks, width, lane);
+            seen |= look(B, b_start + left + k0 * b_row, b_row, ks, width, lane);
         }
         workgroupBarrier();
         // Lanes side by side read what lies side by side in A. What they copy beyond the last step nobody reads.
@@ -144,18 +117,19 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
             let block = first_block + j;
             let column = (block * LANES + lane) * COLUMNS;
             let near = min(column, p.n - COLUMNS);
-            var first = Columns(seen);
+            var first = Columns(0.0);
             if p.has_bias != 0u && k0 == 0u {
                 first = bias_at(g * p.n + near);
             }
             if k0 == 0u {
                 let left = block * LANES * COLUMNS;
                 let width = min(LANES * COLUMNS, p.n - left);
-                first += look_at_c(c_start + left, c_row, rows, width, lane);
+                seen |= look(C, c_start + left, c_row, rows, width, lane);
                 if EPILOGUE != PLAIN {
-                    first += look_at_extra(c_start + left, c_row, rows, width, lane);
+                    seen |= look(EXTRA, c_start + left, c_row, rows, width, lane);
                 }
             }
+            first += bitcast<f32>(seen & p.nothing);
             //@repeat ROWS
             var acc_0 = first;
             //@end

@@ -79,6 +79,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("gelu", include_str!("../../kernels/include/gelu.wgsl")),
     ("grid", include_str!("../../kernels/include/grid.wgsl")),
     ("lie", include_str!("../../kernels/include/lie.wgsl")),
+    ("look", include_str!("../../kernels/include/look.wgsl")),
     ("norm_rows", include_str!("../../kernels/include/norm_rows.wgsl")),
     ("product", include_str!("../../kernels/include/product.wgsl")),
     ("row_sum", include_str!("../../kernels/include/row_sum.wgsl")),
