@@ -179,13 +179,7 @@ fn backward_gamma(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups)
     let end = (g + 1u) * p.rows;
     for (var near = g * p.rows; near < end; near += LANES) {
         if LANES < 64u {
-            // On a CPU's vector units: a look at the next rows, one a lane, is one wait for memory instead of many.
-            let ahead = min(near + lane, end - 1u) * p.d + first - lane;
-            var seen = 0u;
-            //@repeat ROWS
-            seen |= bitcast<u32>(x[ahead + 0u * LANES]) | bitcast<u32>(dy_in[ahead + 0u * LANES]);
-            //@end
-            sum_0 += bitcast<f32>(seen & p.nothing);
+            sum_0 += looked(near, end, first, lane);
         }
         for (var r = near; r < min(near + LANES, end); r += 1u) {
             let at = r * p.d;

@@ -1,4 +1,5 @@
-// What the normalisations share: how rows are given out, and a row's values by fours. The file declares p, x, dy and dx.
+// What the normalisations share: how rows are given out, and a row's values by fours. The file declares p, x, dy, dy_in
+// and dx.
 
 // The rows of workgroup `index`: all in one group.
 struct Block {
@@ -49,4 +50,15 @@ fn put_dx(at: u32, value: vec4<f32>) {
     dx[at + 1u] = d.y;
     dx[at + 2u] = d.z;
     dx[at + 3u] = d.w;
+}
+
+// 0, after a look at the next LANES rows of x and dy_in from column `first`, one a lane: on a CPU's vector units one wait
+// for memory instead of many.
+fn looked(near: u32, end: u32, first: u32, lane: u32) -> f32 {
+    let at = min(near + lane, end - 1u) * p.d + first - lane;
+    var seen = 0u;
+    //@repeat ROWS
+    seen |= bitcast<u32>(x[at + 0u * LANES]) | bitcast<u32>(dy_in[at + 0u * LANES]);
+    //@end
+    return bitcast<f32>(seen & p.nothing);
 }
