@@ -120,7 +120,7 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     if z >= p.z {
         return;
     }
-    let row = index % p.blocks * LANES * COLUMNS + lane;
+    let row = p.row + index % p.blocks * LANES * COLUMNS + lane;
     //@repeat ROWS
     let q_0 = own(Q, p.q, z, row, p.nq, 0u);
     var o_0 = zero();
@@ -169,7 +169,7 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     if z >= p.z {
         return;
     }
-    let row = index % p.blocks * LANES * COLUMNS + lane;
+    let row = p.row + index % p.blocks * LANES * COLUMNS + lane;
     // The order of additions is that of the products below, so that the slope of a lone key is exactly zero.
     var dot = Dot(Columns(0.0), Columns(0.0));
     //@repeat ROWS
@@ -219,7 +219,7 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     if z >= p.z {
         return;
     }
-    let row = index % p.blocks * LANES * COLUMNS + lane;
+    let row = p.row + index % p.blocks * LANES * COLUMNS + lane;
     //@repeat ROWS
     var dk_0 = zero();
     var dv_0 = zero();

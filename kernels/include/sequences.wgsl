@@ -18,7 +18,7 @@ struct P {
     first: u32,
     flags: u32,
     nothing: u32, // 0, which the driver does not know
-    pad_b: u32,
+    row: u32, // of the first workgroup of a sequence
     pad_c: u32,
     q: Lie,
     k: Lie,

@@ -4,7 +4,7 @@
 //!                                                                                   kernels/attention_lanes.wgsl
 
 use crate::gpu::Kernel;
-use crate::tensor::{Arg, Launch, Tape, Tensor};
+use crate::tensor::{Arg, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
@@ -119,33 +119,51 @@ impl Attend {
         (rows, blocks, seen <= 4 * quads)
     }
 
-    /// One dispatch over the rows of one side.
-    fn launch<'t>(&self, t: &'t mut Tape, entry: &'static str, args: &[Arg], flags: u32) -> &'t mut Launch {
+    /// Records the work over the rows of one side, `flops` of it.
+    fn launch(&self, t: &mut Tape, entry: &'static str, args: &[Arg], flags: u32, flops: f64) {
         let lanes = t.target.lanes.min(64);
         let Size { inner, nq, nk, d, scale, .. } = self.size;
         let n = if entry == BACKWARD_KV { nk } else { nq };
         let kernel = self.family.kernel(entry);
-        let (kernel, blocks, one_chunk) = match self.family {
-            Family::Generic => (kernel.rows(ROWS as u32), n.div_ceil(ROWS), false),
-            Family::Lanes => (kernel.rows(d as u32 / 4), n.div_ceil(4 * lanes as usize), false),
+        // Parts of the rows: the first, workgroups a sequence, the kernel, its share.
+        let mut parts = Vec::new();
+        let mut one_chunk = false;
+        match self.family {
+            Family::Generic => parts.push((0, n.div_ceil(ROWS), kernel.rows(ROWS as u32), 1.0)),
+            Family::Lanes => {
+                let kernel = kernel.rows(d as u32 / 4);
+                // A last workgroup of few rows has fewer a lane.
+                let most = 4 * lanes as usize;
+                let columns = (n % most).div_ceil(lanes as usize).max(2);
+                let whole = if n % most == 0 || columns == 4 { n.div_ceil(most) } else { n / most };
+                if whole > 0 {
+                    parts.push((0, whole, kernel, (whole * most).min(n) as f64 / n as f64));
+                }
+                if whole * most < n {
+                    let rest = (n - whole * most) as f64 / n as f64;
+                    parts.push((whole * most, 1, kernel.columns(columns as u32), rest));
+                }
+            }
             Family::Tiles => {
-                let (rows, blocks, one_chunk) = self.tiles(t, entry, flags & HAS_ENTROPY != 0);
+                let (rows, blocks, all) = self.tiles(t, entry, flags & HAS_ENTROPY != 0);
+                one_chunk = all;
                 // As many columns a lane as leave the fewest lanes idle.
                 let work = |columns: &u32| d.div_ceil((columns * lanes) as usize) as u32 * columns;
                 let columns = [4, 3, 2].into_iter().filter(|c| d % *c as usize == 0).min_by_key(work).unwrap_or(4);
-                (kernel.rows(rows as u32).columns(columns), blocks, one_chunk)
+                parts.push((0, blocks, kernel.rows(rows as u32).columns(columns), 1.0));
             }
-        };
-        let mut words = words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, 0u32, 0u32, 0u32].to_vec();
-        words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
-        let groups = ((self.end - self.first) * blocks) as u64;
-        let launch = t.launch(kernel, groups, args, &words);
-        launch.constant("LANES", lanes);
-        if self.family == Family::Tiles {
-            launch.constant("ONE_CHUNK", u32::from(one_chunk));
-            launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
         }
-        launch
+        for (from, blocks, kernel, share) in parts {
+            let mut words =
+                words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, 0u32, from, 0u32].to_vec();
+            words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
+            let launch = t.launch(kernel, ((self.end - self.first) * blocks) as u64, args, &words);
+            launch.constant("LANES", lanes).flops(share * flops);
+            if self.family == Family::Tiles {
+                launch.constant("ONE_CHUNK", u32::from(one_chunk));
+                launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
+            }
+        }
     }
 
     /// What a kernel that is not generic binds: the sides, what is known of the rows, where results go, and more.
@@ -185,17 +203,17 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     let slopes = if generic { t.saved([z * nq]) } else { lse };
     if generic {
         let args = [q.0, k.0, v.0, o.0, lse].map(Arg::from);
-        this.launch(t, FORWARD, &args, 0).flops(4.0 * pairs);
+        this.launch(t, FORWARD, &args, 0, 4.0 * pairs);
         if let Some(entropy) = entropy {
             let args = [q.0, k.0, lse, entropy, slopes].map(Arg::from);
-            this.launch(t, ENTROPY, &args, 0).flops(2.0 * pairs);
+            this.launch(t, ENTROPY, &args, 0, 2.0 * pairs);
         }
     } else {
         // A kernel binds what any of its file's functions could look at.
         let last = if family == Family::Tiles { entropy.unwrap_or(lse) } else { q.0 };
         let args = this.args(q.0, lse, [o.0; 2], &[last]);
         let flags = if entropy.is_some() { HAS_ENTROPY } else { 0 };
-        this.launch(t, FORWARD, &args, flags).flops(4.0 * pairs);
+        this.launch(t, FORWARD, &args, flags, 4.0 * pairs);
     }
     t.on_backward(move |t| {
         let dentropy = entropy.and_then(|e| t.grad(e));
@@ -239,10 +257,10 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
                 [q.0, k.0, v.0, dout, lse, row].iter().chain(out).map(|x| Arg::from(*x)).collect()
             };
             if let Some(dq) = dq {
-                this.launch(t, BACKWARD_Q, &args(&[dq.tensor]), flags).flops(6.0 * pairs);
+                this.launch(t, BACKWARD_Q, &args(&[dq.tensor]), flags, 6.0 * pairs);
             }
             if let Some((dk, dv)) = dkv {
-                this.launch(t, BACKWARD_KV, &args(&[dk.tensor, dv.tensor]), flags).flops(4.0 * pairs);
+                this.launch(t, BACKWARD_KV, &args(&[dk.tensor, dv.tensor]), flags, 4.0 * pairs);
             }
             return Ok(());
         }
@@ -260,12 +278,12 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
             let this = Attend { first, end: (first + step).min(z), ..this };
             let pairs = pairs * (this.end - first) as f64 / z as f64;
             let args = this.args(dout, lse, [dq; 2], &[row, kept]);
-            this.launch(t, BACKWARD_Q, &args, flags).flops(6.0 * pairs);
+            this.launch(t, BACKWARD_Q, &args, flags, 6.0 * pairs);
             if let Some((dk, dv)) = dkv {
                 let args = this.args(dout, kept, [dk.tensor, dv.tensor], &[]);
                 // Products alone: with enough columns for every lane, rows that share them are faster.
                 let family = if d * 2 > LANE_WIDTH { Family::Tiles } else { family };
-                Attend { family, ..this }.launch(t, BACKWARD_KV, &args, flags).flops(4.0 * pairs);
+                Attend { family, ..this }.launch(t, BACKWARD_KV, &args, flags, 4.0 * pairs);
             }
         }
         Ok(())
