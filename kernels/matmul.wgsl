@@ -130,6 +130,13 @@ struct Pack {
 @group(0) @binding(2) var<storage, read_write> packed: array<vec4<f32>>;
 
 const CHUNK: u32 = 64u;
+const SOURCE: u32 = 0u;
+
+fn load(which: u32, at: u32) -> f32 {
+    return source[at];
+}
+
+//@include look
 
 // B of any strides into panels: a workgroup CHUNK steps of k of a panel, a lane four columns.
 @compute @workgroup_size(LANES)
@@ -147,16 +154,10 @@ fn pack(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
     let end = min(first + CHUNK, q.k);
     at += first * q.b.row;
     var zero = 0.0;
-    // On a CPU's vector units: a look at rows that lie apart, a cache line a lane, is one wait for memory instead of many.
     if LANES < 64u && q.b.col == 1u {
-        let left = start_of(q.b, g) + (panel % q.panels) * LANES * q.columns;
-        var seen = 0u;
-        for (var k = first + lane; k < end; k += LANES) {
-            for (var i = 0u; i < LANES * q.columns; i += 16u) {
-                seen |= bitcast<u32>(source[left + k * q.b.row + i]);
-            }
-        }
-        zero = bitcast<f32>(seen & q.nothing);
+        let wide = LANES * q.columns;
+        let corner = start_of(q.b, g) + (panel % q.panels) * wide + first * q.b.row;
+        zero = bitcast<f32>(look(SOURCE, corner, q.b.row, end - first, wide, lane) & q.nothing);
     }
     for (var k = first; k < end; k += 1u) {
         let value = vec4<f32>(source[at.x], source[at.y], source[at.z], source[at.w]);

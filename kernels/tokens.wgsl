@@ -23,6 +23,11 @@ struct Patches {
 @group(0) @binding(2) var<storage, read> keep: array<u32>;  // [B, kept]
 @group(0) @binding(3) var<storage, read_write> rows: array<f32>; // [B, kept, C patch patch]
 
+// n / rho for a small n: exact in f32, and cheap everywhere.
+fn over_rho(n: u32) -> u32 {
+    return u32((f32(n) + 0.5) / f32(q.rho));
+}
+
 // Row k of image b is patch keep[b, k], channel by channel as a convolution's weight lies.
 @compute @workgroup_size(LANES)
 fn patches(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -40,7 +45,7 @@ fn patches(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     if LANES < 64u {
         var seen = 0u;
         for (var s = lane; s < q.rho * q.channels; s += LANES) {
-            let channel = u32((f32(s) + 0.5) / f32(q.rho));
+            let channel = over_rho(s);
             let line = corner + (s - channel * q.rho) * q.size;
             let at = (row / q.kept * q.channels + channel) * q.size * q.size + line;
             seen |= bitcast<u32>(image[at]) | bitcast<u32>(image[at + q.rho - 1u]);
@@ -48,8 +53,7 @@ fn patches(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         zero = bitcast<f32>(seen & q.nothing);
     }
     for (var i = lane; i < area; i += LANES) {
-        // A division of small numbers, exact in f32 and cheap everywhere.
-        let y = u32((f32(i) + 0.5) / f32(q.rho));
+        let y = over_rho(i);
         let at = corner + y * q.size + i - y * q.rho;
         for (var channel = 0u; channel < q.channels; channel += 1u) {
             rows[(row * q.channels + channel) * area + i] =

@@ -135,13 +135,14 @@ impl Attend {
                 // A last workgroup of few rows has fewer a lane.
                 let most = 4 * lanes as usize;
                 let columns = (n % most).div_ceil(lanes as usize).max(2);
-                let whole = if n % most == 0 || columns == 4 { n.div_ceil(most) } else { n / most };
+                let rest = if columns < 4 { n % most } else { 0 };
+                let whole = (n - rest).div_ceil(most);
+                let share = rest as f64 / n as f64;
                 if whole > 0 {
-                    parts.push((0, whole, kernel, (whole * most).min(n) as f64 / n as f64));
+                    parts.push((0, whole, kernel, 1.0 - share));
                 }
-                if whole * most < n {
-                    let rest = (n - whole * most) as f64 / n as f64;
-                    parts.push((whole * most, 1, kernel.columns(columns as u32), rest));
+                if rest > 0 {
+                    parts.push((whole * most, 1, kernel.columns(columns as u32), share));
                 }
             }
             Family::Tiles => {
