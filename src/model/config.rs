@@ -295,7 +295,7 @@ impl Config {
             format!("decoder dim {} is not a multiple of heads {}", d.dim, d.heads),
         )?;
         ensure(d.dim.is_multiple_of(16) && d.dim > 0, format!("decoder dim {} is not a multiple of 16", d.dim))?;
-        ensure(d.depth > 0, "decoder depth is 0".to_string())?;
+        ensure(d.depth > 0, "decoder depth is 0; hidden patches are rebuilt by at least one block".to_string())?;
         ensure(c.cross_depth > 0, "cross_depth is 0; both sensors share at least one block".to_string())?;
         ensure(c.mask_ratio > 0.0 && c.kept() > 0 && c.kept() < c.patches(), {
             format!("mask_ratio {} of {} patches leaves {} visible", c.mask_ratio, c.patches(), c.kept())
