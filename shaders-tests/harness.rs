@@ -2,7 +2,7 @@
 
 use csmoe::eval::doctor::{Effort, Error, Recorded};
 pub use csmoe::eval::doctor::{In, normal};
-use csmoe::gpu::{AdapterChoice, Gpu, Target};
+use csmoe::gpu::{AdapterChoice, DeviceClass, Gpu, Target};
 use csmoe::model::Config;
 use csmoe::tensor::{Tape, Tensor};
 use std::sync::OnceLock;
@@ -60,6 +60,9 @@ pub fn targets() -> Vec<Target> {
     let own = gpu().target.clone();
     let mut all = vec![Target { tiles: false, lanes: 64, ..own.clone() }, own.clone()];
     if gpu().limits.max_compute_workgroup_storage_size >= 32 << 10 {
+        let blocks =
+            Target { class: DeviceClass::Hardware, tiles: false, blocks: true, lanes: 64, cores: 128, ..own.clone() };
+        all.push(blocks);
         let lanes = if own.lanes == 16 { 8 } else { 16 };
         all.push(Target { tiles: true, direct: true, attention_rows: 32, lanes, ..own });
     }

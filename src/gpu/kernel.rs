@@ -64,6 +64,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "layer_norm",
     "masked_loss",
     "matmul",
+    "matmul_blocks",
     "matmul_direct",
     "matmul_tiles",
     "nt_xent",

@@ -34,12 +34,14 @@ pub struct Target {
     pub align: u64,
     /// Invocations a workgroup of the register-blocked kernels has.
     pub lanes: u32,
-    /// Workgroups that run at once, where few do: a software device's processors.
+    /// A software device's processors; of a GPU, which does not tell, a number that fills most.
     pub cores: u32,
     /// Keep one operand's tile in workgroup memory (32 KiB), four steps of k a vec4: what llvmpipe likes.
     pub tiles: bool,
     /// Read the rows of a product where they lie instead of from such a tile: what an older llvmpipe likes.
     pub direct: bool,
+    /// Square blocks of a product in workgroup memory (17 KiB), 256 lanes: what a GPU likes.
+    pub blocks: bool,
     /// Most rows of a workgroup of the tiled attention.
     pub attention_rows: usize,
     /// Use fused kernels; `false` records their unfused twins.
@@ -55,9 +57,10 @@ impl Default for Target {
             max_groups: 65_535,
             align: 256,
             lanes: 64,
-            cores: 64,
+            cores: 128,
             tiles: false,
             direct: false,
+            blocks: false,
             attention_rows: 64,
             fuse: true,
         }
@@ -85,8 +88,11 @@ impl Target {
             },
             cores: match class {
                 DeviceClass::Software => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
-                DeviceClass::Hardware => 64,
+                DeviceClass::Hardware => 128,
             },
+            blocks: class == DeviceClass::Hardware
+                && limits.max_compute_workgroup_storage_size >= 32 << 10
+                && limits.max_compute_invocations_per_workgroup >= 256,
             // Matrix product of 1024^3 there: 11.4 against 6.3 GFLOP per CPU-second.
             direct: old,
             // There 64 rows are up to 1.3 times slower than 32 instead of up to 1.25 times faster, and compile three times as long.
@@ -94,6 +100,17 @@ impl Target {
             tiles: class == DeviceClass::Software && limits.max_compute_workgroup_storage_size >= 32 << 10,
             fuse: true,
         }
+    }
+
+    /// How `groups` workgroups that would each add up `rows` rows are to share them on a GPU, which wants many: the number
+    /// of shares, and the rows of each.
+    pub fn shares(&self, groups: usize, rows: usize) -> (usize, usize) {
+        if self.class == DeviceClass::Software {
+            return (1, rows);
+        }
+        let wanted = (4 * self.cores as usize).div_ceil(groups).clamp(1, rows.div_ceil(16));
+        let share = rows.div_ceil(wanted);
+        (rows.div_ceil(share), share)
     }
 
     /// Splits `total` workgroups over a grid whose dimensions stay inside the limit: nearly square when one

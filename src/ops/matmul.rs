@@ -2,9 +2,11 @@
 //!                                                                                      kernels/matmul.wgsl
 //!                                                                                      kernels/matmul_tiles.wgsl
 //!                                                                                      kernels/matmul_direct.wgsl
+//!                                                                                      kernels/matmul_blocks.wgsl
 //! Every product here, forward or backward, is C = A B with A of any strides. The generic kernel takes any shape and
 //! packs B into panels. The two for software devices take widths that divide by 4 and pack B only where enough rows
-//! share the panels and B's own rows lie far apart: the one with tiles, and the direct one for older drivers.
+//! share the panels and B's own rows lie far apart: the one with tiles, and the direct one for older drivers. That for
+//! GPUs copies square blocks of both.
 
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, GradOut, Tape, Tensor};
@@ -15,6 +17,7 @@ use anyhow::{Result, bail};
 const ROWS: u32 = 16;
 const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
 const TILES: Kernel = Kernel::new("matmul_tiles", "product").trusted();
+const BLOCKED: Kernel = Kernel::new("matmul_blocks", "product");
 const DIRECT: Kernel = Kernel::new("matmul_direct", "product").rows(32);
 /// Blocks of columns a workgroup of the tiled kernel walks at most: B's share of a pass is then 1 MiB.
 const BLOCKS: usize = 16;
@@ -23,8 +26,12 @@ const PACK_ROWS: usize = 192;
 const PACK_STRIDE: usize = 768;
 /// Steps of k a workgroup packs.
 const PACK_CHUNK: usize = 64;
+/// Steps of k that a workgroup of the block kernel copies at once, and the fewest for which it shares a block's sum.
+const DEPTH: usize = 16;
+const SPLIT: usize = 256;
 const PACK: Kernel = Kernel::new("matmul", "pack");
 const COLUMN_SUMS: Kernel = Kernel::new("matmul", "column_sums");
+const ADD_PARTS: Kernel = Kernel::new("matmul", "add_parts");
 
 /// A matrix of every group and how it lies: element (row, column) of group g is at
 /// `g / inner * outer + g % inner * inner_stride + row * row_stride + column * col_stride`.
@@ -80,6 +87,18 @@ enum Epilogue {
     Scaled(Tensor),
 }
 
+impl Epilogue {
+    /// The kernel's number, whether it adds to what is there, and the other tensor.
+    fn parts(self) -> (u32, bool, Option<Tensor>) {
+        match self {
+            Epilogue::Plain { accumulate } => (0, accumulate, None),
+            Epilogue::Residual(x) => (1, false, Some(x)),
+            Epilogue::Gelu(x) => (2, false, Some(x)),
+            Epilogue::Scaled(x) => (3, false, Some(x)),
+        }
+    }
+}
+
 /// The sizes of `C[g] = A[g] B[g]`: C is [m, n], the sum runs over k.
 #[derive(Clone, Copy)]
 struct Size {
@@ -129,6 +148,72 @@ fn tiled(t: &Tape, size: Size) -> Option<usize> {
     Some(if three { 3 } else { 4 })
 }
 
+/// Whether the vec4 of A and of B lie along k, or along the other side; none where the shape is not for the block kernel.
+fn blocked(t: &Tape, size: Size, [a, b, c]: [Matrix; 3]) -> Option<[bool; 2]> {
+    let along_k = |x: Matrix, other: usize| match x.fours(size.k) {
+        false if !x.transposed().fours(other) => None,
+        along_k => Some(along_k),
+    };
+    if !t.target.blocks || !c.fours(size.n) {
+        return None;
+    }
+    Some([along_k(a, size.m)?, along_k(b.transposed(), size.n)?])
+}
+
+/// C = A B by square blocks. Few blocks of a long sum are each shared by several workgroups.
+fn product_of_blocks(
+    t: &mut Tape,
+    size: Size,
+    [a, b, c]: [Matrix; 3],
+    along_k: [bool; 2],
+    bias: Option<Tensor>,
+    epilogue: Epilogue,
+) {
+    let Size { groups: all, m, n, k } = size;
+    let (code, accumulate, extra) = epilogue.parts();
+    let cores = t.target.cores as usize;
+    // Lanes along either side, each of 8 rows and columns; and quads of either operand a lane copies.
+    let (lanes, copies) = if all * m.div_ceil(128) * n.div_ceil(128) >= cores { (16, 1) } else { (8, 2) };
+    let [rows, columns] = [m, n].map(|side| side.div_ceil(8 * lanes));
+    let alone = code == 0 && bias.is_none() && c.inner == 1 && c.row == n;
+    let splits = if alone { (2 * cores / (all * rows * columns)).clamp(1, k.div_ceil(SPLIT)) } else { 1 };
+    let share = k.div_ceil(splits).next_multiple_of(DEPTH);
+    let splits = k.div_ceil(share);
+    let parts = (splits > 1).then(|| t.saved([all, splits, m, n]));
+    let unused = t.saved([64]);
+    for groups in windows(t, all, &[a.tensor, b.tensor, parts.unwrap_or(c.tensor)]) {
+        let ((a_arg, a_lie), (b_arg, b_lie), (c_arg, c_lie)) =
+            (a.bind(all, &groups), b.bind(all, &groups), c.bind(all, &groups));
+        let to = parts.map_or(c_arg, |parts| part(parts, all, &groups));
+        let args = [
+            a_arg,
+            b_arg,
+            bias.map_or(b_arg, |bias| part(bias, all, &groups)),
+            to,
+            extra.map_or(unused.into(), |x| Matrix { tensor: x, ..c }.bind(all, &groups).0),
+        ];
+        let add = accumulate && parts.is_none();
+        let mut words = words![m, n, k, rows, columns, groups.len(), add, bias.is_some()].to_vec();
+        words.extend(words![splits, share, 0u32, 0u32]);
+        words.extend([a_lie, b_lie, c_lie].concat());
+        let number = (groups.len() * splits * rows * columns) as u64;
+        t.launch(BLOCKED.rows(lanes as u32).columns(copies), number, &args, &words)
+            .constant("A_ALONG_K", u32::from(along_k[0]))
+            .constant("B_ALONG_K", u32::from(along_k[1]))
+            .constant("EPILOGUE", code)
+            .flops(2.0 * (groups.len() * m) as f64 * (n * k) as f64);
+        if parts.is_some() {
+            add_parts(t, [groups.len(), splits, m * n], to, c_arg, accumulate);
+        }
+    }
+}
+
+/// `to` [groups, n] = or += the sum of `parts` [groups, splits, n].
+pub(super) fn add_parts(t: &mut Tape, [groups, splits, n]: [usize; 3], parts: Arg, to: Arg, accumulate: bool) {
+    let words = words![n, groups, splits, accumulate];
+    t.launch(ADD_PARTS, (groups * n).div_ceil(64) as u64, &[parts, to], words);
+}
+
 /// C = A B; `c` and what the epilogue names lie alike. The tiled kernel also gives the sums [groups, m] of A's rows
 /// where those lie side by side.
 fn product(
@@ -141,12 +226,10 @@ fn product(
 ) {
     let Size { groups: all, m, n, k } = size;
     let lanes = t.target.lanes as usize;
-    let (code, accumulate, extra) = match epilogue {
-        Epilogue::Plain { accumulate } => (0, accumulate, None),
-        Epilogue::Residual(x) => (1, false, Some(x)),
-        Epilogue::Gelu(x) => (2, false, Some(x)),
-        Epilogue::Scaled(x) => (3, false, Some(x)),
-    };
+    if let Some(along_k) = blocked(t, size, [a, b, c]) {
+        return product_of_blocks(t, size, [a, b, c], along_k, bias, epilogue);
+    }
+    let (code, accumulate, extra) = epilogue.parts();
     let tiles = tiled(t, size);
     let columns = tiles.unwrap_or(4);
     let panels = n.div_ceil(columns * lanes);
@@ -265,12 +348,20 @@ impl Layer {
         if let Some(db) = db {
             let lanes = t.target.lanes;
             let blocks = self.n.div_ceil(4 * lanes as usize);
+            let (splits, share) = t.target.shares(g * blocks, self.m);
+            let parts = (splits > 1).then(|| t.saved([g, splits, self.n]));
             for groups in windows(t, g, &[dy]) {
                 let (terms, lie) = self.y(dy).bind(g, &groups);
-                let mut words = words![self.m, self.n, groups.len(), blocks, db.accumulate, 0u32, 0u32, 0u32].to_vec();
+                let add = db.accumulate && parts.is_none();
+                let mut words = words![self.m, self.n, groups.len(), blocks, add, splits, share, 0u32].to_vec();
                 words.extend(lie);
-                let args = [terms, part(db.tensor, g, &groups)];
-                t.launch(COLUMN_SUMS, (groups.len() * blocks) as u64, &args, &words).constant("LANES", lanes);
+                let whole = part(db.tensor, g, &groups);
+                let to = parts.map_or(whole, |parts| part(parts, g, &groups));
+                let number = (groups.len() * blocks * splits) as u64;
+                t.launch(COLUMN_SUMS, number, &[terms, to], &words).constant("LANES", lanes);
+                if parts.is_some() {
+                    add_parts(t, [groups.len(), splits, self.n], to, whole, db.accumulate);
+                }
             }
         }
     }
