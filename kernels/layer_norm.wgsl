@@ -182,16 +182,17 @@ fn backward_x_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroup
 @group(0) @binding(4) var<storage, read_write> dw: array<f32>;
 @group(0) @binding(5) var<storage, read_write> db: array<f32>;
 
-// dw = sum over rows of dy xhat, db = sum of dy: a lane ROWS columns.
+// dw = sum over a share of rows of dy xhat, db = sum of dy: a lane ROWS columns. Both [groups, shares, d].
 @compute @workgroup_size(LANES)
 fn backward_wb(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
     let wide = ROWS * LANES;
     let blocks = (p.d + wide - 1u) / wide;
     let index = group_index(id, groups);
-    let g = index / blocks;
+    let out = index / blocks; // number of the group and its share of rows
+    let share = block_of(out);
     let first = index % blocks * wide + lane;
-    if g >= p.groups {
+    if share.group >= p.groups {
         return;
     }
     //@repeat ROWS
@@ -199,8 +200,8 @@ fn backward_wb(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     var sum_w_0 = 0.0;
     var sum_b_0 = 0.0;
     //@end
-    let end = (g + 1u) * p.rows;
-    for (var near = g * p.rows; near < end; near += LANES) {
+    let end = share.end;
+    for (var near = share.first; near < end; near += LANES) {
         if LANES < 64u {
             sum_b_0 += looked(near, end, first, lane);
         }
@@ -218,7 +219,7 @@ fn backward_wb(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     let add = p.accumulate != 0u;
     //@repeat ROWS
     if first + 0u * LANES < p.d {
-        let to_0 = g * p.d + i_0;
+        let to_0 = out * p.d + i_0;
         dw[to_0] = sum_w_0 + select(0.0, dw[to_0], add);
         db[to_0] = sum_b_0 + select(0.0, db[to_0], add);
     }

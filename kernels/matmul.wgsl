@@ -210,34 +210,3 @@ fn column_sums(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     sums[to.z] = sum.z;
     sums[to.w] = sum.w;
 }
-
-struct Parts {
-    n: u32,
-    groups: u32,
-    splits: u32,
-    accumulate: u32,
-}
-@group(0) @binding(0) var<uniform> w: Parts;
-@group(0) @binding(1) var<storage, read> parts: array<f32>;        // [groups, splits, n]
-@group(0) @binding(2) var<storage, read_write> whole: array<f32>;  // [groups, n]
-
-// whole = the parts' sum, one lane an element.
-@compute @workgroup_size(64)
-fn add_parts(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-             @builtin(local_invocation_index) lane: u32) {
-    let i = group_index(id, groups) * 64u + lane;
-    let g = i / w.n;
-    if g >= w.groups {
-        return;
-    }
-    var sum = 0.0;
-    if w.accumulate != 0u {
-        sum = whole[i];
-    }
-    var at = g * w.splits * w.n + i % w.n;
-    for (var part = 0u; part < w.splits; part += 1u) {
-        sum += parts[at];
-        at += w.n;
-    }
-    whole[i] = sum;
-}

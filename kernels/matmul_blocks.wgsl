@@ -64,7 +64,7 @@ fn a_block(start: u32, m: u32, k: u32, end: u32) -> mat4x4<f32> {
         }
         return transpose(v);
     }
-    let at = start + min(m, p.m - 4u);
+    let at = start + min(m, (p.m - 1u) / 4u * 4u);
     //@repeat 4
     if k + 0u < end { v[0u] = a[(at + (k + 0u) * p.a.col) / 4u]; }
     //@end
@@ -136,7 +136,7 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     let a_start = start_of(p.a, g);
     let b_start = start_of(p.b, g);
     // A subgroup of 32 owns 4 x 8 lanes' blocks: the fewest different vectors.
-    let across = ROWS / 8u;
+    let across = max(ROWS / 8u, 1u);
     let tx = lane / 32u % across * 8u + lane % 8u;
     let ty = lane / 32u / across * 4u + lane / 8u % 4u;
     //@repeat 4

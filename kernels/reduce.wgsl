@@ -3,6 +3,7 @@
 // sum:  x [n] -> partial [n / 4096]. One workgroup a block of 4096: a lane adds 64 elements, 64 apart, then the lanes
 //       are added. Bytes: x once. FLOPs: n.
 // finish:  y[0] = factor * sum of x [n], y[1..64] = 0. One workgroup in all, so n is a number of partials.
+// add_parts:  whole [groups, n] = or += the sum of parts [groups, splits, n], in their order. One lane an element.
 // spread:  dx = factor * dy[0]. One lane an element.
 struct Sum {
     n: u32,
@@ -116,4 +117,34 @@ fn segment_mean_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_work
         }
         y[k] = sum;
     }
+}
+
+struct Parts {
+    n: u32,
+    groups: u32,
+    splits: u32,
+    accumulate: u32,
+}
+@group(0) @binding(0) var<uniform> c: Parts;
+@group(0) @binding(1) var<storage, read> parts: array<f32>;        // [groups, splits, n]
+@group(0) @binding(2) var<storage, read_write> whole: array<f32>;  // [groups, n]
+
+@compute @workgroup_size(64)
+fn add_parts(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+             @builtin(local_invocation_index) lane: u32) {
+    let i = group_index(id, groups) * 64u + lane;
+    let g = i / c.n;
+    if g >= c.groups {
+        return;
+    }
+    var sum = 0.0;
+    if c.accumulate != 0u {
+        sum = whole[i];
+    }
+    var at = g * c.splits * c.n + i % c.n;
+    for (var part = 0u; part < c.splits; part += 1u) {
+        sum += parts[at];
+        at += c.n;
+    }
+    whole[i] = sum;
 }

@@ -160,24 +160,25 @@ fn backward_x_lanes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroup
 @group(0) @binding(3) var<storage, read> dy_in: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dgamma: array<f32>;
 
-// dgamma = sum over rows of factor dy x / |x|: a lane ROWS columns.
+// dgamma [groups, shares, d] = sum over a share of rows of factor dy x / |x|: a lane ROWS columns.
 @compute @workgroup_size(LANES)
 fn backward_gamma(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) lane: u32) {
     let wide = ROWS * LANES;
     let blocks = (p.d + wide - 1u) / wide;
     let index = group_index(id, groups);
-    let g = index / blocks;
+    let out = index / blocks; // number of the group and its share of rows
+    let share = block_of(out);
     let first = index % blocks * wide + lane;
-    if g >= p.groups {
+    if share.group >= p.groups {
         return;
     }
     //@repeat ROWS
     let i_0 = min(first + 0u * LANES, p.d - 1u);
     var sum_0 = 0.0;
     //@end
-    let end = (g + 1u) * p.rows;
-    for (var near = g * p.rows; near < end; near += LANES) {
+    let end = share.end;
+    for (var near = share.first; near < end; near += LANES) {
         if LANES < 64u {
             sum_0 += looked(near, end, first, lane);
         }
@@ -192,7 +193,7 @@ fn backward_gamma(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups)
     let add = p.accumulate != 0u;
     //@repeat ROWS
     if first + 0u * LANES < p.d {
-        let to_0 = g * p.d + i_0;
+        let to_0 = out * p.d + i_0;
         dgamma[to_0] = sum_0 + select(0.0, dgamma[to_0], add);
     }
     //@end

@@ -65,7 +65,7 @@ fn patches(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 struct Sequence {
     total: u32, // rows; values of a sum
     d: u32,
-    batch: u32,
+    batch: u32, // images; of the sum over hidden tokens, sequences that a lane adds
     kept: u32,
     patches: u32, // of a full image
     accumulate: u32,
@@ -206,17 +206,19 @@ fn scatter_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroup
 @group(0) @binding(2) var<storage, read> hidden: array<u32>; // restore again
 @group(0) @binding(3) var<storage, read_write> dmask: array<f32>;
 
-// dmask = sum over the hidden tokens of a target's sequences: one lane a column.
+// dmask [targets, shares, d] = sum over the hidden tokens of a share of a target's sequences: one lane a column.
 @compute @workgroup_size(LANES)
 fn scatter_backward_mask(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
     let i = element(id, groups, lane);
-    if i >= p.targets * p.d {
+    if i >= p.total {
         return;
     }
-    let target_index = i / p.d;
+    let shares = (p.rows + p.batch - 1u) / p.batch;
+    let target_index = i / p.d / shares;
+    let first = i / p.d % shares * p.batch;
     var sum = select(0.0, dmask[i], p.accumulate != 0u);
-    for (var r = 0u; r < p.rows; r += 1u) {
+    for (var r = first; r < min(first + p.batch, p.rows); r += 1u) {
         let start = (target_index * p.rows + r) * (p.patches + 1u);
         for (var k = 0u; k < p.patches; k += 1u) {
             if hidden[r * p.patches + k] == HIDDEN {

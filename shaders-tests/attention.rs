@@ -57,6 +57,22 @@ fn multi_head_matches_reference() {
 }
 
 #[test]
+fn sequences_in_several_rounds() {
+    // So small a binding keeps the weights of seven sequences of eight at a time.
+    let dims @ [s, n, heads, d] = [8, 24, 1, 4];
+    for target in targets() {
+        check_on(
+            &Target { max_binding: 16 << 10, ..target },
+            "attention in rounds",
+            F32,
+            &[In::normal(1, &[s, n, 3 * heads * d])],
+            |t, x| multi_head(t, x[0], heads),
+            |x| multi_head_reference(&x[0], dims),
+        );
+    }
+}
+
+#[test]
 fn scores_may_rise_or_fall_along_the_keys() {
     // By some 80 from one end to the other: what was summed so far has to be scaled anew on the way.
     let dims @ [s, n, heads, d] = [2, 120, 1, 32];

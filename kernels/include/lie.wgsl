@@ -7,11 +7,11 @@ struct Lie {
     inner_stride: u32,
     inner: u32,
     first: u32, // the number of the binding's first group
-    pad_a: u32,
-    pad_b: u32,
+    base: u32,
+    pad: u32,
 }
 
 fn start_of(lie: Lie, g: u32) -> u32 {
     let index = lie.first + g;
-    return index / lie.inner * lie.outer + index % lie.inner * lie.inner_stride;
+    return lie.base + index / lie.inner * lie.outer + index % lie.inner * lie.inner_stride;
 }

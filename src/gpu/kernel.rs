@@ -56,6 +56,7 @@ macro_rules! sources {
 const SOURCES: &[(&str, &str)] = sources![
     "adamw",
     "attention",
+    "attention_blocks",
     "attention_lanes",
     "attention_tiles",
     "basic",

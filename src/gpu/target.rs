@@ -103,12 +103,12 @@ impl Target {
     }
 
     /// How `groups` workgroups that would each add up `rows` rows are to share them on a GPU, which wants many: the number
-    /// of shares, and the rows of each.
-    pub fn shares(&self, groups: usize, rows: usize) -> (usize, usize) {
+    /// of shares, and the rows of each, `least` or more.
+    pub fn shares(&self, groups: usize, rows: usize, least: usize) -> (usize, usize) {
         if self.class == DeviceClass::Software {
             return (1, rows);
         }
-        let wanted = (4 * self.cores as usize).div_ceil(groups).clamp(1, rows.div_ceil(16));
+        let wanted = (4 * self.cores as usize).div_ceil(groups).clamp(1, rows.div_ceil(least));
         let share = rows.div_ceil(wanted);
         (rows.div_ceil(share), share)
     }

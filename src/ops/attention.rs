@@ -2,9 +2,11 @@
 //!                                                                                   kernels/attention.wgsl
 //!                                                                                   kernels/attention_tiles.wgsl
 //!                                                                                   kernels/attention_lanes.wgsl
+//!                                                                                   kernels/attention_blocks.wgsl
 
+use super::matmul::{self, Matrix, product_into};
 use crate::gpu::Kernel;
-use crate::tensor::{Arg, Tape, Tensor};
+use crate::tensor::{Arg, GradOut, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
@@ -17,6 +19,8 @@ const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
 const FORWARD: &str = "forward";
 const BACKWARD_Q: &str = "backward_q";
 const BACKWARD_KV: &str = "backward_kv";
+const WEIGHTS: &str = "weights";
+const SLOPES: &str = "slopes";
 /// Fewest rows of a workgroup of the tiled kernels for which it may have to see all keys at once.
 const FEW_ROWS: usize = 16;
 /// Quads of keys that the tiled kernels' workgroup memory holds, over all rows.
@@ -25,6 +29,10 @@ const QUADS: usize = 2048;
 const LANE_WIDTH: usize = 64;
 /// Elements that the backward on software devices keeps of its weights at a time, by core: 1 MiB, which stays in its cache.
 const KEPT: usize = 1 << 18;
+/// The same on GPUs, in all: 64 MiB.
+const KEPT_ON_GPU: usize = 16 << 20;
+/// Queries of a workgroup of the block kernels.
+const BLOCK: usize = 64;
 /// Most that a single sequence may keep: 64 MiB.
 const KEPT_BY_ONE: usize = 16 << 20;
 
@@ -78,6 +86,8 @@ enum Family {
     Tiles,
     /// For software devices: rows that a lane keeps whole.
     Lanes,
+    /// For GPUs: weights by square blocks, and products of them.
+    Blocks,
 }
 
 impl Family {
@@ -86,6 +96,7 @@ impl Family {
             Family::Generic => Kernel::new("attention", entry),
             Family::Tiles => Kernel::new("attention_tiles", entry).trusted(),
             Family::Lanes => Kernel::new("attention_lanes", entry),
+            Family::Blocks => Kernel::new("attention_blocks", entry),
         }
     }
 }
@@ -130,6 +141,7 @@ impl Attend {
         let mut one_chunk = false;
         match self.family {
             Family::Generic => parts.push((0, n.div_ceil(ROWS), kernel.rows(ROWS as u32), 1.0)),
+            Family::Blocks => parts.push((0, n.div_ceil(BLOCK), kernel, 1.0)),
             Family::Lanes => {
                 let kernel = kernel.rows(d as u32 / 4);
                 // A last workgroup of few rows has fewer a lane.
@@ -159,7 +171,12 @@ impl Attend {
                 words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, 0u32, from, 0u32].to_vec();
             words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
             let launch = t.launch(kernel, ((self.end - self.first) * blocks) as u64, args, &words);
-            launch.constant("LANES", lanes).flops(share * flops);
+            launch.flops(share * flops);
+            if self.family == Family::Blocks {
+                launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
+                continue;
+            }
+            launch.constant("LANES", lanes);
             if self.family == Family::Tiles {
                 launch.constant("ONE_CHUNK", u32::from(one_chunk));
                 launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
@@ -171,6 +188,91 @@ impl Attend {
     fn args(&self, dout: Tensor, known: Tensor, out: [Tensor; 2], more: &[Tensor]) -> Vec<Arg> {
         let sides = [self.q.0, self.k.0, self.v.0, dout, known];
         sides.iter().chain(&out).chain(more).map(|x| Arg::from(*x)).collect()
+    }
+}
+
+impl Attend {
+    /// The rows of a side, sequence by sequence.
+    fn matrix(&self, (tensor, lie): Side) -> Matrix {
+        let Lie { outer, inner: inner_stride, row, base } = lie;
+        let inner = self.size.inner;
+        Matrix { tensor, row, col: 1, outer, inner_stride, inner, base, first: Some(self.first), padded: false }
+    }
+
+    /// What the block kernels keep of a round's sequences: [sequences, nq, nk rounded up].
+    fn kept(&self, tensor: Tensor) -> Matrix {
+        let row = self.size.nk.next_multiple_of(4);
+        let outer = self.size.nq * row;
+        Matrix { tensor, row, col: 1, outer, inner_stride: 0, inner: 1, base: 0, first: Some(0), padded: true }
+    }
+
+    /// The attention by as many sequences as may be kept at a time, and a tensor for what is kept of a round.
+    fn rounds(&self, t: &mut Tape) -> (Vec<Attend>, impl Fn(&mut Tape) -> Tensor + use<>) {
+        let Size { z, nq, nk, .. } = self.size;
+        let each = nq * nk.next_multiple_of(4);
+        let step = (KEPT_ON_GPU.min(t.target.max_binding as usize / 4) / each).clamp(1, z);
+        let rounds = (0..z).step_by(step).map(|first| Attend { first, end: (first + step).min(z), ..*self });
+        (rounds.collect(), move |t: &mut Tape| t.saved([step * each]))
+    }
+
+    /// Whether k and v are one tensor, whose gradient is the sum of both.
+    fn one_kv(&self) -> bool {
+        self.k.0 == self.v.0 && self.q.0 != self.k.0
+    }
+
+    /// Where the gradients of k and v go. In multi-head attention q, k and v are parts of one tensor: its gradient is one
+    /// buffer, whose parts are each written once.
+    fn shared_grads(&self, t: &mut Tape, dq: Option<GradOut>) -> (Option<GradOut>, Option<GradOut>) {
+        if self.q.0 == self.k.0 {
+            return (dq, dq);
+        }
+        let dk = t.grad_out(self.k.0);
+        (dk, if self.one_kv() { dk } else { t.grad_out(self.v.0) })
+    }
+
+    fn forward_by_blocks(&self, t: &mut Tape, lse: Tensor, entropy: Option<Tensor>) {
+        let Size { nq, nk, d, .. } = self.size;
+        let (rounds, room) = self.rounds(t);
+        let alpha = room(t);
+        for this in rounds {
+            let groups = this.end - this.first;
+            let pairs = (groups * nq * nk * d) as f64;
+            let args = [this.q.0, this.k.0, this.k.0, this.q.0, lse, alpha, entropy.unwrap_or(lse)].map(Arg::from);
+            this.launch(t, WEIGHTS, &args, if entropy.is_some() { HAS_ENTROPY } else { 0 }, 2.0 * pairs);
+            let size = matmul::Size { groups, m: nq, n: d, k: nk };
+            product_into(t, size, [this.kept(alpha), this.matrix(this.v), this.matrix(this.o)], false);
+        }
+    }
+
+    /// Gradients of q, k and v, each where one is asked for.
+    fn backward_by_blocks(
+        &self,
+        t: &mut Tape,
+        [dout, lse]: [Tensor; 2],
+        dentropy: Option<Tensor>,
+        [dq, dk, dv]: [Option<GradOut>; 3],
+    ) {
+        let Size { nq, nk, d, .. } = self.size;
+        let (rounds, room) = self.rounds(t);
+        let (alpha, slope) = (room(t), room(t));
+        for this in rounds {
+            let groups = this.end - this.first;
+            let pairs = (groups * nq * nk * d) as f64;
+            let args = [this.q.0, this.k.0, this.v.0, dout, lse, alpha, slope, dentropy.unwrap_or(lse)].map(Arg::from);
+            this.launch(t, SLOPES, &args, if dentropy.is_some() { HAS_ENTROPY } else { 0 }, 4.0 * pairs);
+            let [alpha, slope] = [alpha, slope].map(|kept| this.kept(kept));
+            let [q, k, dout] = [this.q, this.k, (dout, this.o.1)].map(|side| this.matrix(side));
+            let of_queries = matmul::Size { groups, m: nq, n: d, k: nk };
+            let of_keys = matmul::Size { groups, m: nk, n: d, k: nq };
+            let mut add = |size, a, b, out: Option<GradOut>, lie, more| {
+                if let Some(out) = out {
+                    product_into(t, size, [a, b, this.matrix((out.tensor, lie))], out.accumulate || more);
+                }
+            };
+            add(of_queries, slope, k, dq, this.q.1, false);
+            add(of_keys, alpha.transposed(), dout, dv, this.v.1, false);
+            add(of_keys, slope.transposed(), q, dk, this.k.1, this.one_kv());
+        }
     }
 }
 
@@ -186,9 +288,12 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     let fours = |l: Lie| {
         l.outer.is_multiple_of(4) && l.inner.is_multiple_of(4) && l.row.is_multiple_of(4) && l.base.is_multiple_of(4)
     };
-    let fit = t.target.tiles && d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1)) && nq * nk <= KEPT_BY_ONE / 4;
+    let whole = d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1)) && nq * nk <= KEPT_BY_ONE / 4;
+    let fit = whole && t.target.tiles;
     let apart = q.0 == k.0 || k.0 != v.0;
-    let family = if fit && d <= LANE_WIDTH && entropy.is_none() && apart {
+    let family = if whole && t.target.blocks {
+        Family::Blocks
+    } else if fit && d <= LANE_WIDTH && entropy.is_none() && apart {
         Family::Lanes
     } else if fit && (entropy.is_none() || rows_that_see(nk) >= FEW_ROWS) {
         // The tiled forward sums the entropy too, of rows whose weights it has all at once.
@@ -202,7 +307,9 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     // What the backward needs of a row: the log-sum-exp and the entropy's slope; tiled kernels keep them together.
     let lse = t.saved([z * nq, if family == Family::Tiles { 2 } else { 1 }]);
     let slopes = if generic { t.saved([z * nq]) } else { lse };
-    if generic {
+    if family == Family::Blocks {
+        this.forward_by_blocks(t, lse, entropy);
+    } else if generic {
         let args = [q.0, k.0, v.0, o.0, lse].map(Arg::from);
         this.launch(t, FORWARD, &args, 0, 4.0 * pairs);
         if let Some(entropy) = entropy {
@@ -219,6 +326,12 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     t.on_backward(move |t| {
         let dentropy = entropy.and_then(|e| t.grad(e));
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
+        if family == Family::Blocks {
+            let dq = t.grad_out(q.0);
+            let (dk, dv) = this.shared_grads(t, dq);
+            this.backward_by_blocks(t, [dout, lse], dentropy, [dq, dk, dv]);
+            return Ok(());
+        }
         // What backward_q has to know of a row's results beforehand.
         let alone = family == Family::Tiles && this.tiles(t, BACKWARD_Q, false).2;
         let row = match family {
@@ -238,17 +351,10 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         if let Some(dq) = dq {
             flags |= if dq.accumulate { ADD_Q } else { 0 };
         }
-        // In multi-head attention q, k and v are parts of one tensor: its gradient is one buffer, whose parts are
-        // each written once.
-        let (dk, dv) = if q.0 == k.0 {
-            (dq, dq)
-        } else if k.0 == v.0 {
+        let (dk, dv) = this.shared_grads(t, dq);
+        if this.one_kv() {
             flags |= SAME_KV;
-            let dk = t.grad_out(k.0);
-            (dk, dk)
-        } else {
-            (t.grad_out(k.0), t.grad_out(v.0))
-        };
+        }
         let dkv = dk.zip(dv);
         if let Some((dk, dv)) = dkv {
             flags |= if dk.accumulate { ADD_K } else { 0 } | if dv.accumulate { ADD_V } else { 0 };

@@ -8,6 +8,7 @@
 //! share the panels and B's own rows lie far apart: the one with tiles, and the direct one for older drivers. That for
 //! GPUs copies square blocks of both.
 
+use super::reduce;
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, GradOut, Tape, Tensor};
 use crate::words;
@@ -31,45 +32,51 @@ const DEPTH: usize = 16;
 const SPLIT: usize = 256;
 const PACK: Kernel = Kernel::new("matmul", "pack");
 const COLUMN_SUMS: Kernel = Kernel::new("matmul", "column_sums");
-const ADD_PARTS: Kernel = Kernel::new("matmul", "add_parts");
 
 /// A matrix of every group and how it lies: element (row, column) of group g is at
-/// `g / inner * outer + g % inner * inner_stride + row * row_stride + column * col_stride`.
+/// `base + g / inner * outer + g % inner * inner_stride + row * row_stride + column * col_stride`.
 #[derive(Clone, Copy)]
-struct Matrix {
-    tensor: Tensor,
-    row: usize,
-    col: usize,
-    outer: usize,
-    inner_stride: usize,
-    inner: usize,
+pub(super) struct Matrix {
+    pub tensor: Tensor,
+    pub row: usize,
+    pub col: usize,
+    pub outer: usize,
+    pub inner_stride: usize,
+    pub inner: usize,
+    pub base: usize,
+    /// The tensor has more groups than these: it is bound whole, and this is the number of the first.
+    pub first: Option<usize>,
+    /// Zeros follow each row up to a whole vec4.
+    pub padded: bool,
 }
 
 impl Matrix {
     /// Groups of `rows` x `cols` elements one after the other or, with `inner` over 1, `inner` groups whose rows
     /// take turns: [groups / inner, rows, inner, cols].
     fn new(tensor: Tensor, rows: usize, cols: usize, inner: usize) -> Self {
-        Matrix { tensor, row: inner * cols, col: 1, outer: rows * inner * cols, inner_stride: cols, inner }
+        let (row, outer) = (inner * cols, rows * inner * cols);
+        Matrix { tensor, row, col: 1, outer, inner_stride: cols, inner, base: 0, first: None, padded: false }
     }
 
-    fn transposed(self) -> Self {
+    pub fn transposed(self) -> Self {
         Matrix { row: self.col, col: self.row, ..self }
     }
 
     /// Whether every row begins at, and holds, whole vec4s.
     fn fours(self, columns: usize) -> bool {
-        let far = [self.row, self.outer, if self.inner > 1 { self.inner_stride } else { 0 }, columns];
+        let inner = if self.inner > 1 { self.inner_stride } else { 0 };
+        let far = [self.row, self.outer, inner, self.base, if self.padded { 0 } else { columns }];
         self.col == 1 && far.iter().all(|n| n.is_multiple_of(4))
     }
 
     /// What a launch over `range` of `groups` groups binds, and the words that say how it lies. Groups whose rows
     /// take turns are bound whole.
     fn bind(&self, groups: usize, range: &std::ops::Range<usize>) -> (Arg, [u32; 8]) {
-        let (arg, first) = match self.inner {
-            1 => (part(self.tensor, groups, range), 0),
-            _ => (self.tensor.into(), range.start),
+        let (arg, first) = match (self.inner, self.first) {
+            (1, None) => (part(self.tensor, groups, range), 0),
+            (_, first) => (self.tensor.into(), first.unwrap_or(0) + range.start),
         };
-        let words = [self.row, self.col, self.outer, self.inner_stride, self.inner, first, 0, 0];
+        let words = [self.row, self.col, self.outer, self.inner_stride, self.inner, first, self.base, 0];
         (arg, words.map(|w| w as u32))
     }
 }
@@ -101,11 +108,11 @@ impl Epilogue {
 
 /// The sizes of `C[g] = A[g] B[g]`: C is [m, n], the sum runs over k.
 #[derive(Clone, Copy)]
-struct Size {
-    groups: usize,
-    m: usize,
-    n: usize,
-    k: usize,
+pub(super) struct Size {
+    pub groups: usize,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
 }
 
 /// B (rows k, columns n) as panels: [groups, panels, k, lanes] of vec4, of which `columns` are columns of B.
@@ -175,7 +182,7 @@ fn product_of_blocks(
     // Lanes along either side, each of 8 rows and columns; and quads of either operand a lane copies.
     let (lanes, copies) = if all * m.div_ceil(128) * n.div_ceil(128) >= cores { (16, 1) } else { (8, 2) };
     let [rows, columns] = [m, n].map(|side| side.div_ceil(8 * lanes));
-    let alone = code == 0 && bias.is_none() && c.inner == 1 && c.row == n;
+    let alone = code == 0 && bias.is_none() && c.inner == 1 && c.row == n && c.first.is_none();
     let splits = if alone { (2 * cores / (all * rows * columns)).clamp(1, k.div_ceil(SPLIT)) } else { 1 };
     let share = k.div_ceil(splits).next_multiple_of(DEPTH);
     let splits = k.div_ceil(share);
@@ -203,15 +210,9 @@ fn product_of_blocks(
             .constant("EPILOGUE", code)
             .flops(2.0 * (groups.len() * m) as f64 * (n * k) as f64);
         if parts.is_some() {
-            add_parts(t, [groups.len(), splits, m * n], to, c_arg, accumulate);
+            reduce::add_parts(t, [groups.len(), splits, m * n], to, c_arg, accumulate);
         }
     }
-}
-
-/// `to` [groups, n] = or += the sum of `parts` [groups, splits, n].
-pub(super) fn add_parts(t: &mut Tape, [groups, splits, n]: [usize; 3], parts: Arg, to: Arg, accumulate: bool) {
-    let words = words![n, groups, splits, accumulate];
-    t.launch(ADD_PARTS, (groups * n).div_ceil(64) as u64, &[parts, to], words);
 }
 
 /// C = A B; `c` and what the epilogue names lie alike. The tiled kernel also gives the sums [groups, m] of A's rows
@@ -348,7 +349,7 @@ impl Layer {
         if let Some(db) = db {
             let lanes = t.target.lanes;
             let blocks = self.n.div_ceil(4 * lanes as usize);
-            let (splits, share) = t.target.shares(g * blocks, self.m);
+            let (splits, share) = t.target.shares(g * blocks, self.m, 16);
             let parts = (splits > 1).then(|| t.saved([g, splits, self.n]));
             for groups in windows(t, g, &[dy]) {
                 let (terms, lie) = self.y(dy).bind(g, &groups);
@@ -360,7 +361,7 @@ impl Layer {
                 let number = (groups.len() * blocks * splits) as u64;
                 t.launch(COLUMN_SUMS, number, &[terms, to], &words).constant("LANES", lanes);
                 if parts.is_some() {
-                    add_parts(t, [groups.len(), splits, self.n], to, whole, db.accumulate);
+                    reduce::add_parts(t, [groups.len(), splits, self.n], to, whole, db.accumulate);
                 }
             }
         }
@@ -432,6 +433,11 @@ pub fn mix(t: &mut Tape, a: Tensor, x: Tensor) -> Result<Tensor> {
         Ok(())
     });
     Ok(y)
+}
+
+/// `C[g] = A[g] B[g]`, or `+=`: a product inside another op.
+pub(super) fn product_into(t: &mut Tape, size: Size, matrices: [Matrix; 3], accumulate: bool) {
+    product(t, size, matrices, None, Epilogue::Plain { accumulate }, None);
 }
 
 /// The residual's gradient is that of the sum.

@@ -1,6 +1,7 @@
 //! Layer normalisation and RMS normalisation over the last axis.
 //!                                                          kernels/layer_norm.wgsl, kernels/rms_norm.wgsl
 
+use super::reduce;
 use crate::gpu::{DeviceClass, Kernel};
 use crate::tensor::{Arg, Tape, Tensor};
 use crate::words;
@@ -26,10 +27,24 @@ fn lanes(t: &Tape) -> u32 {
     t.target.lanes.min(64)
 }
 
-/// Columns of which a lane sums the gradients of the weights: on a software device a row's statistics, the same for all
-/// lanes, cost as much as a column.
-fn owned(t: &Tape) -> usize {
-    if t.target.class == DeviceClass::Software { 3 } else { 1 }
+/// How the sums over rows that are the weights' gradients are shared out.
+struct Columns {
+    /// Of a lane: on a software device a row's statistics, the same for all lanes, cost as much as a column.
+    owned: u32,
+    /// Workgroups in all.
+    groups: u64,
+    /// Parts of a column's sum, and the rows of each.
+    splits: usize,
+    share: usize,
+}
+
+impl Columns {
+    fn of(t: &Tape, [g, rows, d]: [usize; 3], lanes: u32) -> Self {
+        let owned = if t.target.class == DeviceClass::Software { 3 } else { 1 };
+        let groups = g * d.div_ceil((owned * lanes) as usize);
+        let (splits, share) = t.target.shares(groups, rows, 16);
+        Columns { owned, groups: (groups * splits) as u64, splits, share }
+    }
 }
 
 /// How the rows of `g` groups are shared out.
@@ -88,11 +103,15 @@ pub fn layer_norm(t: &mut Tape, x: Tensor, w: Tensor, b: Tensor, eps: f32) -> Re
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let (Some(dw), Some(db)) = (t.grad_out(w), t.grad_out(b)) {
-            let args = [x.into(), stats.into(), dy.into(), dw.tensor.into(), db.tensor.into()];
-            let owned = owned(t);
-            let groups = (g * d.div_ceil(owned * lanes as usize)) as u64;
-            let words = words![rows, d, g, eps, dw.accumulate, per, blocks, 0u32];
-            t.launch(LAYER_BACKWARD_WB.rows(owned as u32), groups, &args, words).constant("LANES", lanes);
+            let Columns { owned, groups, splits, share } = Columns::of(t, [g, rows, d], lanes);
+            let dims = [g, splits, d];
+            reduce::in_parts(t, dims, dw, |t, dw, accumulate| {
+                reduce::in_parts(t, dims, db, |t, db, _| {
+                    let args = [x.into(), stats.into(), dy.into(), dw, db];
+                    let words = words![rows, d, g, eps, accumulate, share, splits, 0u32];
+                    t.launch(LAYER_BACKWARD_WB.rows(owned), groups, &args, words).constant("LANES", lanes);
+                });
+            });
         }
         if let Some(dx) = t.grad_out(x) {
             let args = [x.into(), w.into(), stats.into(), dy.into(), dx.tensor.into()];
@@ -127,27 +146,28 @@ pub fn rms_norm(t: &mut Tape, x: Tensor, gamma: Option<Tensor>, factor: f32) -> 
     let share = Rows::of(t, [g, rows, d]);
     let Rows { per, blocks, lanes, .. } = share;
     let gamma_arg = gamma.unwrap_or(x).into();
-    let pack = move |accumulate: bool| {
+    let pack = move |accumulate: bool, per: usize, blocks: usize| {
         words![rows, d, g, factor, gamma.is_some(), stride, accumulate, per, blocks, 0u32].to_vec()
     };
     let args = [x.into(), gamma_arg, y.into(), norms.into()];
-    share.launch(t, RMS_FORWARD, &args, &pack(false), false);
+    share.launch(t, RMS_FORWARD, &args, &pack(false, per, blocks), false);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(gamma) = gamma
             && let Some(dgamma) = t.grad_out(gamma)
         {
-            let args = [x.into(), norms.into(), dy.into(), dgamma.tensor.into()];
-            let owned = owned(t);
-            let (kernel, groups) = match stride {
-                0 => (RMS_BACKWARD_SCALE, g),
-                _ => (RMS_BACKWARD_GAMMA.rows(owned as u32), g * d.div_ceil(owned * lanes as usize)),
-            };
-            t.launch(kernel, groups as u64, &args, &pack(dgamma.accumulate)).constant("LANES", lanes);
+            let of_scale = Columns { owned: 0, groups: g as u64, splits: 1, share: rows };
+            let columns = if stride == 0 { of_scale } else { Columns::of(t, [g, rows, d], lanes) };
+            let Columns { owned, groups, splits, share } = columns;
+            let kernel = if stride == 0 { RMS_BACKWARD_SCALE } else { RMS_BACKWARD_GAMMA.rows(owned) };
+            reduce::in_parts(t, [g, splits, dgamma.tensor.elems() / g], dgamma, |t, to, accumulate| {
+                let args = [x.into(), norms.into(), dy.into(), to];
+                t.launch(kernel, groups, &args, &pack(accumulate, share, splits)).constant("LANES", lanes);
+            });
         }
         if let Some(dx) = t.grad_out(x) {
             let args = [x.into(), gamma_arg, norms.into(), dy.into(), dx.tensor.into()];
-            share.launch(t, RMS_BACKWARD_X, &args, &pack(dx.accumulate), dx.accumulate);
+            share.launch(t, RMS_BACKWARD_X, &args, &pack(dx.accumulate, per, blocks), dx.accumulate);
         }
         Ok(())
     });

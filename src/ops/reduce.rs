@@ -1,13 +1,14 @@
 //! y = factor * sum x; y_j = mean of the tokens of segment j                          kernels/reduce.wgsl
 
 use crate::gpu::Kernel;
-use crate::tensor::{Tape, Tensor};
+use crate::tensor::{Arg, GradOut, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
 const SUM: Kernel = Kernel::new("reduce", "sum");
 const FINISH: Kernel = Kernel::new("reduce", "finish");
 const SPREAD: Kernel = Kernel::new("reduce", "spread");
+const ADD_PARTS: Kernel = Kernel::new("reduce", "add_parts");
 const SEGMENT_MEAN: Kernel = Kernel::new("reduce", "segment_mean");
 const SEGMENT_MEAN_BACKWARD: Kernel = Kernel::new("reduce", "segment_mean_backward");
 const LANES: usize = 64;
@@ -30,6 +31,28 @@ pub(super) fn sum_into(t: &mut Tape, x: Tensor, factor: f32, y: Tensor) {
     }
     let n = x.elems();
     t.launch(FINISH, 1, &[y.into(), x.into()], words![n, factor, false]).flops(n as f64);
+}
+
+/// Launches `whole` [groups, n] `=` or `+=` the sum of `parts` [groups, splits, n].
+pub(super) fn add_parts(t: &mut Tape, [groups, splits, n]: [usize; 3], parts: Arg, whole: Arg, accumulate: bool) {
+    let words = words![n, groups, splits, accumulate];
+    t.launch(ADD_PARTS, (groups * n).div_ceil(LANES) as u64, &[parts, whole], words);
+}
+
+/// A gradient [groups, n] that is a sum: `record` writes, or adds to, what it is given, [groups, splits, n], whose parts
+/// are then added up.
+pub(super) fn in_parts(
+    t: &mut Tape,
+    dims @ [_, splits, _]: [usize; 3],
+    out: GradOut,
+    record: impl FnOnce(&mut Tape, Arg, bool),
+) {
+    if splits == 1 {
+        return record(t, out.tensor.into(), out.accumulate);
+    }
+    let parts = t.saved(dims);
+    record(t, parts.into(), false);
+    add_parts(t, dims, parts.into(), out.tensor.into(), out.accumulate);
 }
 
 /// `factor * sum x` of any shape, as a scalar.

@@ -1,6 +1,7 @@
 //! Pixels to patch rows, patch rows to token sequences, visible tokens back to full sequences, rows picked of those.
 //!                                                                                      kernels/tokens.wgsl
 
+use super::reduce;
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, Tape, Tensor};
 use crate::words;
@@ -120,8 +121,12 @@ pub fn scatter(
             by_row(t, SCATTER_BACKWARD, rows, &args, &words(rows, out.accumulate));
         }
         if let Some(out) = t.grad_out(mask_token) {
-            let args = [dy.into(), restore.into(), out.tensor.into()];
-            by_value(t, SCATTER_BACKWARD_MASK, targets * d, &args, &words(targets * d, out.accumulate));
+            let (shares, each) = t.target.shares(targets * d.div_ceil(64), r, 1);
+            reduce::in_parts(t, [targets, shares, d], out, |t, to, accumulate| {
+                let total = targets * shares * d;
+                let words = words![total, d, each, k, p, accumulate, targets, r].to_vec();
+                by_value(t, SCATTER_BACKWARD_MASK, total, &[dy.into(), restore.into(), to], &words);
+            });
         }
         Ok(())
     });
