@@ -1,7 +1,6 @@
-// Grouped matrix products, C[g] = A[g] B[g], for GPUs: a workgroup of ROWS x ROWS lanes owns a square block of C, 8 ROWS
-// wide, and walks along k, DEPTH steps at a time. Both operands' steps are copied into workgroup memory, k by k; a lane
-// keeps 8 x 8 of C in registers and reads four vec4 for 64 multiplications. The next steps are on their way while these
-// are used.
+// Grouped matrix products, C[g] = A[g] B[g], for GPUs: a workgroup of 8 x 8 lanes owns a block of C, 64 x 64, and walks
+// along k, 16 steps at a time. Both operands' steps are copied into workgroup memory; a lane keeps 8 x 8 of C in
+// registers and reads four vec4 for 64 multiplications. The next steps are on their way while these are used.
 //
 //   A     by vec4 along k, or along m (its transpose): read as it lies, four by four, and turned in registers
 //   B     the same along n or k
@@ -10,10 +9,9 @@
 // With `splits` over 1 workgroups share the sum of a block of C: each leaves its part in `c`, [groups, splits, m, n],
 // which `add_parts` adds up, always in the same order.   FLOPs 2 G M N K;   bytes 4 G (M K + K N + M N) at least.
 
-const ROWS: u32 = 16u; // lanes along either side of a block
-const LANES: u32 = ROWS * ROWS;
-const SIDE: u32 = 8u * ROWS;
-const QUADS: u32 = 2u * ROWS;
+const SIDE: u32 = 64u; // of a block of C
+const HALF: u32 = SIDE / 2u;
+const QUADS: u32 = SIDE / 4u;
 const DEPTH: u32 = 16u;
 const STRIDE: u32 = QUADS + 1u; // of a step in workgroup memory: one more than the banks like
 override A_ALONG_K: bool = true;
@@ -94,10 +92,11 @@ fn place(i: u32, along_k: bool) -> vec2<u32> {
     return select(vec2<u32>(i / QUADS * 4u, i % QUADS), vec2<u32>(i % 4u * 4u, i / 4u), along_k);
 }
 
-fn finish(at: u32, column: u32, value: vec4<f32>) {
-    if column >= p.n {
+fn finish(out: u32, row: u32, column: u32, value: vec4<f32>) {
+    if row >= p.m || column >= p.n {
         return;
     }
+    let at = (start_of(p.c, out) + row * p.c.row + column) / 4u;
     switch EPILOGUE {
         case RESIDUAL: {
             c[at] = extra[at] + value;
@@ -120,7 +119,7 @@ fn finish(at: u32, column: u32, value: vec4<f32>) {
     }
 }
 
-@compute @workgroup_size(LANES)
+@compute @workgroup_size(64)
 fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
     let index = group_index(id, groups);
@@ -135,84 +134,66 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     let end = min(first + p.part, p.k);
     let a_start = start_of(p.a, g);
     let b_start = start_of(p.b, g);
-    // A subgroup of 32 owns 4 x 8 lanes' blocks: the fewest different vectors.
-    let across = max(ROWS / 8u, 1u);
-    let tx = lane / 32u % across * 8u + lane % 8u;
-    let ty = lane / 32u / across * 4u + lane / 8u % 4u;
-    //@repeat 4
-    var ll_0 = vec4<f32>(0.0);
-    var lh_0 = vec4<f32>(0.0);
-    var hl_0 = vec4<f32>(0.0);
-    var hh_0 = vec4<f32>(0.0);
-    //@end
-    //@repeat COLUMNS
-    // Half the lanes copy A, half B.
-    let i_0 = (lane + 0u * LANES) % (4u * QUADS);
-    let of_a_0 = lane + 0u * LANES < 4u * QUADS;
-    let to_0 = place(i_0, select(B_ALONG_K, A_ALONG_K, of_a_0));
-    let at_0 = to_0.x * STRIDE + to_0.y;
-    var next_0: mat4x4<f32>;
-    if of_a_0 {
-        next_0 = a_block(a_start, m + to_0.y * 4u, first + to_0.x, end);
-    } else {
-        next_0 = b_block(b_start, n + to_0.y * 4u, first + to_0.x, end);
-    }
-    //@end
+    // Of a subgroup of 32, 4 x 8 lanes: the fewest different vectors.
+    let tx = lane % 8u;
+    let ty = lane / 8u;
+    // The lane's quarters of its part of C, low and high rows by low and high columns.
+    var ll: mat4x4<f32>;
+    var lh: mat4x4<f32>;
+    var hl: mat4x4<f32>;
+    var hh: mat4x4<f32>;
+    // A lane copies four by four of each.
+    let a_to = place(lane, A_ALONG_K);
+    let b_to = place(lane, B_ALONG_K);
+    let a_at = a_to.x * STRIDE + a_to.y;
+    let b_at = b_to.x * STRIDE + b_to.y;
+    var next_a = a_block(a_start, m + a_to.y * 4u, first + a_to.x, end);
+    var next_b = b_block(b_start, n + b_to.y * 4u, first + b_to.x, end);
     for (var k = first; k < end; k += DEPTH) {
         workgroupBarrier();
-        //@repeat COLUMNS
-        if of_a_0 {
-            a_tile[at_0] = next_0[0];
-            a_tile[at_0 + STRIDE] = next_0[1];
-            a_tile[at_0 + 2 * STRIDE] = next_0[2];
-            a_tile[at_0 + 3 * STRIDE] = next_0[3];
-        } else {
-            b_tile[at_0] = next_0[0];
-            b_tile[at_0 + STRIDE] = next_0[1];
-            b_tile[at_0 + 2 * STRIDE] = next_0[2];
-            b_tile[at_0 + 3 * STRIDE] = next_0[3];
-        }
+        //@repeat 4
+        a_tile[a_at + 0u * STRIDE] = next_a[0u];
+        b_tile[b_at + 0u * STRIDE] = next_b[0u];
         //@end
         workgroupBarrier();
         let ahead = k + DEPTH;
-        //@repeat COLUMNS
-        if of_a_0 {
-            next_0 = a_block(a_start, m + to_0.y * 4u, ahead + to_0.x, end);
-        } else {
-            next_0 = b_block(b_start, n + to_0.y * 4u, ahead + to_0.x, end);
-        }
+        next_a = a_block(a_start, m + a_to.y * 4u, ahead + a_to.x, end);
+        next_b = b_block(b_start, n + b_to.y * 4u, ahead + b_to.x, end);
+        //@repeat 16
+        let al_0 = a_tile[0u * STRIDE + ty];
+        let ah_0 = a_tile[0u * STRIDE + 8u + ty];
+        let bl_0 = b_tile[0u * STRIDE + tx];
+        let bh_0 = b_tile[0u * STRIDE + 8u + tx];
+        ll[0] = fma(vec4<f32>(al_0.x), bl_0, ll[0]);
+        lh[0] = fma(vec4<f32>(al_0.x), bh_0, lh[0]);
+        hl[0] = fma(vec4<f32>(ah_0.x), bl_0, hl[0]);
+        hh[0] = fma(vec4<f32>(ah_0.x), bh_0, hh[0]);
+        ll[1] = fma(vec4<f32>(al_0.y), bl_0, ll[1]);
+        lh[1] = fma(vec4<f32>(al_0.y), bh_0, lh[1]);
+        hl[1] = fma(vec4<f32>(ah_0.y), bl_0, hl[1]);
+        hh[1] = fma(vec4<f32>(ah_0.y), bh_0, hh[1]);
+        ll[2] = fma(vec4<f32>(al_0.z), bl_0, ll[2]);
+        lh[2] = fma(vec4<f32>(al_0.z), bh_0, lh[2]);
+        hl[2] = fma(vec4<f32>(ah_0.z), bl_0, hl[2]);
+        hh[2] = fma(vec4<f32>(ah_0.z), bh_0, hh[2]);
+        ll[3] = fma(vec4<f32>(al_0.w), bl_0, ll[3]);
+        lh[3] = fma(vec4<f32>(al_0.w), bh_0, lh[3]);
+        hl[3] = fma(vec4<f32>(ah_0.w), bl_0, hl[3]);
+        hh[3] = fma(vec4<f32>(ah_0.w), bh_0, hh[3]);
         //@end
-        for (var i = 0u; i < DEPTH; i += 1u) {
-            let a_l = a_tile[i * STRIDE + ty];
-            let a_h = a_tile[i * STRIDE + ROWS + ty];
-            let b_l = b_tile[i * STRIDE + tx];
-            let b_h = b_tile[i * STRIDE + ROWS + tx];
-            //@repeat 4
-            ll_0 = fma(vec4<f32>(a_l[0u]), b_l, ll_0);
-            lh_0 = fma(vec4<f32>(a_l[0u]), b_h, lh_0);
-            hl_0 = fma(vec4<f32>(a_h[0u]), b_l, hl_0);
-            hh_0 = fma(vec4<f32>(a_h[0u]), b_h, hh_0);
-            //@end
-        }
     }
     var bias_l = vec4<f32>(0.0);
     var bias_h = vec4<f32>(0.0);
     let column = n + tx * 4u;
-    let half = 4u * ROWS;
     if p.has_bias != 0u {
         bias_l = bias[(g * p.n + min(column, p.n - 4u)) / 4u];
-        bias_h = bias[(g * p.n + min(column + half, p.n - 4u)) / 4u];
+        bias_h = bias[(g * p.n + min(column + HALF, p.n - 4u)) / 4u];
     }
     let row = m + ty * 4u;
-    let at = start_of(p.c, out) + row * p.c.row + column;
     //@repeat 4
-    if row + 0u < p.m {
-        finish((at + 0u * p.c.row) / 4u, column, ll_0 + bias_l);
-        finish((at + 0u * p.c.row + half) / 4u, column + half, lh_0 + bias_h);
-    }
-    if row + half + 0u < p.m {
-        finish((at + (half + 0u) * p.c.row) / 4u, column, hl_0 + bias_l);
-        finish((at + (half + 0u) * p.c.row + half) / 4u, column + half, hh_0 + bias_h);
-    }
+    finish(out, row + 0u, column, ll[0u] + bias_l);
+    finish(out, row + 0u, column + HALF, lh[0u] + bias_h);
+    finish(out, row + HALF + 0u, column, hl[0u] + bias_l);
+    finish(out, row + HALF + 0u, column + HALF, hh[0u] + bias_h);
     //@end
 }

@@ -6,7 +6,7 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::process::Command;
 
 /// Rows and columns of register blocks the ops use.
-const BLOCKS: [[u32; 2]; 6] = [[1, 4], [16, 4], [32, 4], [16, 2], [32, 3], [8, 2]];
+const BLOCKS: [[u32; 2]; 5] = [[1, 4], [16, 4], [32, 4], [16, 2], [32, 3]];
 
 #[test]
 fn naga_writes_every_language() {

@@ -56,8 +56,8 @@ macro_rules! sources {
 const SOURCES: &[(&str, &str)] = sources![
     "adamw",
     "attention",
-    "attention_blocks",
     "attention_lanes",
+    "attention_rows",
     "attention_tiles",
     "basic",
     "geodesic",

@@ -108,7 +108,8 @@ impl Target {
         if self.class == DeviceClass::Software {
             return (1, rows);
         }
-        let wanted = (4 * self.cores as usize).div_ceil(groups).clamp(1, rows.div_ceil(least));
+        // More parts would be added up for longer than they save.
+        let wanted = (4 * self.cores as usize).div_ceil(groups).clamp(1, rows.div_ceil(least).min(32));
         let share = rows.div_ceil(wanted);
         (rows.div_ceil(share), share)
     }

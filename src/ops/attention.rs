@@ -2,7 +2,7 @@
 //!                                                                                   kernels/attention.wgsl
 //!                                                                                   kernels/attention_tiles.wgsl
 //!                                                                                   kernels/attention_lanes.wgsl
-//!                                                                                   kernels/attention_blocks.wgsl
+//!                                                                                   kernels/attention_rows.wgsl
 
 use super::matmul::{self, Matrix, product_into};
 use crate::gpu::Kernel;
@@ -15,12 +15,12 @@ const ROWS: usize = 16;
 const ENTROPY: &str = "entropy";
 const SOFTMAX: Kernel = Kernel::new("softmax", "forward");
 const SOFTMAX_BACKWARD: Kernel = Kernel::new("softmax", "backward");
+const WEIGHTS: Kernel = Kernel::new("attention_rows", "weights");
+const SLOPES: Kernel = Kernel::new("attention_rows", "slopes");
 const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
 const FORWARD: &str = "forward";
 const BACKWARD_Q: &str = "backward_q";
 const BACKWARD_KV: &str = "backward_kv";
-const WEIGHTS: &str = "weights";
-const SLOPES: &str = "slopes";
 /// Fewest rows of a workgroup of the tiled kernels for which it may have to see all keys at once.
 const FEW_ROWS: usize = 16;
 /// Quads of keys that the tiled kernels' workgroup memory holds, over all rows.
@@ -31,8 +31,6 @@ const LANE_WIDTH: usize = 64;
 const KEPT: usize = 1 << 18;
 /// The same on GPUs, in all: 64 MiB.
 const KEPT_ON_GPU: usize = 16 << 20;
-/// Queries of a workgroup of the block kernels.
-const BLOCK: usize = 64;
 /// Most that a single sequence may keep: 64 MiB.
 const KEPT_BY_ONE: usize = 16 << 20;
 
@@ -86,8 +84,6 @@ enum Family {
     Tiles,
     /// For software devices: rows that a lane keeps whole.
     Lanes,
-    /// For GPUs: weights by square blocks, and products of them.
-    Blocks,
 }
 
 impl Family {
@@ -96,7 +92,6 @@ impl Family {
             Family::Generic => Kernel::new("attention", entry),
             Family::Tiles => Kernel::new("attention_tiles", entry).trusted(),
             Family::Lanes => Kernel::new("attention_lanes", entry),
-            Family::Blocks => Kernel::new("attention_blocks", entry),
         }
     }
 }
@@ -141,7 +136,6 @@ impl Attend {
         let mut one_chunk = false;
         match self.family {
             Family::Generic => parts.push((0, n.div_ceil(ROWS), kernel.rows(ROWS as u32), 1.0)),
-            Family::Blocks => parts.push((0, n.div_ceil(BLOCK), kernel, 1.0)),
             Family::Lanes => {
                 let kernel = kernel.rows(d as u32 / 4);
                 // A last workgroup of few rows has fewer a lane.
@@ -171,12 +165,7 @@ impl Attend {
                 words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, 0u32, from, 0u32].to_vec();
             words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
             let launch = t.launch(kernel, ((self.end - self.first) * blocks) as u64, args, &words);
-            launch.flops(share * flops);
-            if self.family == Family::Blocks {
-                launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
-                continue;
-            }
-            launch.constant("LANES", lanes);
+            launch.constant("LANES", lanes).flops(share * flops);
             if self.family == Family::Tiles {
                 launch.constant("ONE_CHUNK", u32::from(one_chunk));
                 launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
@@ -199,22 +188,6 @@ impl Attend {
         Matrix { tensor, row, col: 1, outer, inner_stride, inner, base, first: Some(self.first), padded: false }
     }
 
-    /// What the block kernels keep of a round's sequences: [sequences, nq, nk rounded up].
-    fn kept(&self, tensor: Tensor) -> Matrix {
-        let row = self.size.nk.next_multiple_of(4);
-        let outer = self.size.nq * row;
-        Matrix { tensor, row, col: 1, outer, inner_stride: 0, inner: 1, base: 0, first: Some(0), padded: true }
-    }
-
-    /// The attention by as many sequences as may be kept at a time, and a tensor for what is kept of a round.
-    fn rounds(&self, t: &mut Tape) -> (Vec<Attend>, impl Fn(&mut Tape) -> Tensor + use<>) {
-        let Size { z, nq, nk, .. } = self.size;
-        let each = nq * nk.next_multiple_of(4);
-        let step = (KEPT_ON_GPU.min(t.target.max_binding as usize / 4) / each).clamp(1, z);
-        let rounds = (0..z).step_by(step).map(|first| Attend { first, end: (first + step).min(z), ..*self });
-        (rounds.collect(), move |t: &mut Tape| t.saved([step * each]))
-    }
-
     /// Whether k and v are one tensor, whose gradient is the sum of both.
     fn one_kv(&self) -> bool {
         self.k.0 == self.v.0 && self.q.0 != self.k.0
@@ -229,49 +202,81 @@ impl Attend {
         let dk = t.grad_out(self.k.0);
         (dk, if self.one_kv() { dk } else { t.grad_out(self.v.0) })
     }
+}
 
-    fn forward_by_blocks(&self, t: &mut Tape, lse: Tensor, entropy: Option<Tensor>) {
+/// An attention on a GPU: the product kernel, and what happens to the matrix's rows between two products. Of so many
+/// sequences at a time that the matrices fit [`KEPT_ON_GPU`]; the backward makes them again.
+impl Attend {
+    /// The matrices of a round's sequences: [sequences, nq, nk rounded up to 4].
+    fn scores(&self, tensor: Tensor) -> Matrix {
+        let row = self.size.nk.next_multiple_of(4);
+        let outer = self.size.nq * row;
+        Matrix { tensor, row, col: 1, outer, inner_stride: 0, inner: 1, base: 0, first: Some(0), padded: true }
+    }
+
+    /// The rounds, and the elements of a matrix of all their sequences.
+    fn rounds(&self, t: &Tape) -> (Vec<Attend>, usize) {
+        let Size { z, nq, nk, .. } = self.size;
+        let each = nq * nk.next_multiple_of(4);
+        let step = (KEPT_ON_GPU.min(t.target.max_binding as usize / 4) / each).clamp(1, z);
+        let round = |first| Attend { first, end: (first + step).min(z), ..*self };
+        ((0..z).step_by(step).map(round).collect(), step * each)
+    }
+
+    /// `to = a b^T` of rows of two sides.
+    fn dots(&self, t: &mut Tape, a: Side, b: Side, to: Tensor) {
         let Size { nq, nk, d, .. } = self.size;
-        let (rounds, room) = self.rounds(t);
-        let alpha = room(t);
+        let size = matmul::Size { groups: self.end - self.first, m: nq, n: nk, k: d };
+        product_into(t, size, [self.matrix(a), self.matrix(b).transposed(), self.scores(to)], false);
+    }
+
+    /// Launches a kernel over the rows of a round.
+    fn rows(&self, t: &mut Tape, kernel: Kernel, args: &[Tensor], entropy: bool) {
+        let Size { nq, nk, scale, .. } = self.size;
+        let rows = (self.end - self.first) * nq;
+        let words = words![rows, nk, nk.div_ceil(4), self.first * nq, scale];
+        let args: Vec<Arg> = args.iter().map(|x| Arg::from(*x)).collect();
+        t.launch(kernel, rows.div_ceil(4) as u64, &args, words).constant("HAS_ENTROPY", u32::from(entropy));
+    }
+
+    fn forward_by_products(&self, t: &mut Tape, entropy: Option<Tensor>) {
+        let Size { nq, nk, d, .. } = self.size;
+        let (rounds, elems) = self.rounds(t);
+        let alpha = t.saved([elems]);
         for this in rounds {
-            let groups = this.end - this.first;
-            let pairs = (groups * nq * nk * d) as f64;
-            let args = [this.q.0, this.k.0, this.k.0, this.q.0, lse, alpha, entropy.unwrap_or(lse)].map(Arg::from);
-            this.launch(t, WEIGHTS, &args, if entropy.is_some() { HAS_ENTROPY } else { 0 }, 2.0 * pairs);
-            let size = matmul::Size { groups, m: nq, n: d, k: nk };
-            product_into(t, size, [this.kept(alpha), this.matrix(this.v), this.matrix(this.o)], false);
+            this.dots(t, this.q, this.k, alpha);
+            this.rows(t, WEIGHTS, &[alpha, entropy.unwrap_or(alpha)], entropy.is_some());
+            let size = matmul::Size { groups: this.end - this.first, m: nq, n: d, k: nk };
+            product_into(t, size, [this.scores(alpha), this.matrix(this.v), this.matrix(this.o)], false);
         }
     }
 
     /// Gradients of q, k and v, each where one is asked for.
-    fn backward_by_blocks(
-        &self,
-        t: &mut Tape,
-        [dout, lse]: [Tensor; 2],
-        dentropy: Option<Tensor>,
-        [dq, dk, dv]: [Option<GradOut>; 3],
-    ) {
+    fn backward_by_products(&self, t: &mut Tape, dout: Tensor, dentropy: Option<Tensor>, to: [Option<GradOut>; 3]) {
         let Size { nq, nk, d, .. } = self.size;
-        let (rounds, room) = self.rounds(t);
-        let (alpha, slope) = (room(t), room(t));
+        let (rounds, elems) = self.rounds(t);
+        let (alpha, slope) = (t.saved([elems]), t.saved([elems]));
         for this in rounds {
+            let dout = (dout, this.o.1);
+            this.dots(t, this.q, this.k, alpha);
+            this.dots(t, dout, this.v, slope);
+            this.rows(t, SLOPES, &[alpha, slope, dentropy.unwrap_or(dout.0)], dentropy.is_some());
             let groups = this.end - this.first;
-            let pairs = (groups * nq * nk * d) as f64;
-            let args = [this.q.0, this.k.0, this.v.0, dout, lse, alpha, slope, dentropy.unwrap_or(lse)].map(Arg::from);
-            this.launch(t, SLOPES, &args, if dentropy.is_some() { HAS_ENTROPY } else { 0 }, 4.0 * pairs);
-            let [alpha, slope] = [alpha, slope].map(|kept| this.kept(kept));
-            let [q, k, dout] = [this.q, this.k, (dout, this.o.1)].map(|side| this.matrix(side));
             let of_queries = matmul::Size { groups, m: nq, n: d, k: nk };
             let of_keys = matmul::Size { groups, m: nk, n: d, k: nq };
-            let mut add = |size, a, b, out: Option<GradOut>, lie, more| {
+            let [alpha, slope] = [alpha, slope].map(|x| this.scores(x));
+            // Of k and v that are one the second gradient adds to the first.
+            let products = [
+                (to[0], this.q.1, of_queries, slope, this.k, false),
+                (to[2], this.v.1, of_keys, alpha.transposed(), dout, false),
+                (to[1], this.k.1, of_keys, slope.transposed(), this.q, this.one_kv()),
+            ];
+            for (out, lie, size, a, b, more) in products {
                 if let Some(out) = out {
-                    product_into(t, size, [a, b, this.matrix((out.tensor, lie))], out.accumulate || more);
+                    let c = this.matrix((out.tensor, lie));
+                    product_into(t, size, [a, this.matrix(b), c], out.accumulate || more);
                 }
-            };
-            add(of_queries, slope, k, dq, this.q.1, false);
-            add(of_keys, alpha.transposed(), dout, dv, this.v.1, false);
-            add(of_keys, slope.transposed(), q, dk, this.k.1, this.one_kv());
+            }
         }
     }
 }
@@ -291,9 +296,8 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     let whole = d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1)) && nq * nk <= KEPT_BY_ONE / 4;
     let fit = whole && t.target.tiles;
     let apart = q.0 == k.0 || k.0 != v.0;
-    let family = if whole && t.target.blocks {
-        Family::Blocks
-    } else if fit && d <= LANE_WIDTH && entropy.is_none() && apart {
+    let by_products = whole && t.target.blocks;
+    let family = if fit && d <= LANE_WIDTH && entropy.is_none() && apart {
         Family::Lanes
     } else if fit && (entropy.is_none() || rows_that_see(nk) >= FEW_ROWS) {
         // The tiled forward sums the entropy too, of rows whose weights it has all at once.
@@ -303,13 +307,23 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     };
     let generic = family == Family::Generic;
     let this = Attend { size, q, k, v, o, family, first: 0, end: z };
+    if by_products {
+        this.forward_by_products(t, entropy);
+        t.on_backward(move |t| {
+            let dentropy = entropy.and_then(|e| t.grad(e));
+            let Some(dout) = t.grad(o.0) else { return Ok(()) };
+            let dq = t.grad_out(q.0);
+            let (dk, dv) = this.shared_grads(t, dq);
+            this.backward_by_products(t, dout, dentropy, [dq, dk, dv]);
+            Ok(())
+        });
+        return;
+    }
     let pairs = z as f64 * nq as f64 * nk as f64 * d as f64;
     // What the backward needs of a row: the log-sum-exp and the entropy's slope; tiled kernels keep them together.
     let lse = t.saved([z * nq, if family == Family::Tiles { 2 } else { 1 }]);
     let slopes = if generic { t.saved([z * nq]) } else { lse };
-    if family == Family::Blocks {
-        this.forward_by_blocks(t, lse, entropy);
-    } else if generic {
+    if generic {
         let args = [q.0, k.0, v.0, o.0, lse].map(Arg::from);
         this.launch(t, FORWARD, &args, 0, 4.0 * pairs);
         if let Some(entropy) = entropy {
@@ -326,12 +340,6 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     t.on_backward(move |t| {
         let dentropy = entropy.and_then(|e| t.grad(e));
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
-        if family == Family::Blocks {
-            let dq = t.grad_out(q.0);
-            let (dk, dv) = this.shared_grads(t, dq);
-            this.backward_by_blocks(t, [dout, lse], dentropy, [dq, dk, dv]);
-            return Ok(());
-        }
         // What backward_q has to know of a row's results beforehand.
         let alone = family == Family::Tiles && this.tiles(t, BACKWARD_Q, false).2;
         let row = match family {

@@ -18,7 +18,7 @@ use anyhow::{Result, bail};
 const ROWS: u32 = 16;
 const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
 const TILES: Kernel = Kernel::new("matmul_tiles", "product").trusted();
-const BLOCKED: Kernel = Kernel::new("matmul_blocks", "product");
+const BLOCKED: Kernel = Kernel::new("matmul_blocks", "product").trusted();
 const DIRECT: Kernel = Kernel::new("matmul_direct", "product").rows(32);
 /// Blocks of columns a workgroup of the tiled kernel walks at most: B's share of a pass is then 1 MiB.
 const BLOCKS: usize = 16;
@@ -27,6 +27,8 @@ const PACK_ROWS: usize = 192;
 const PACK_STRIDE: usize = 768;
 /// Steps of k a workgroup packs.
 const PACK_CHUNK: usize = 64;
+/// Rows and columns of a block.
+const BLOCK: usize = 64;
 /// Steps of k that a workgroup of the block kernel copies at once, and the fewest for which it shares a block's sum.
 const DEPTH: usize = 16;
 const SPLIT: usize = 256;
@@ -179,9 +181,7 @@ fn product_of_blocks(
     let Size { groups: all, m, n, k } = size;
     let (code, accumulate, extra) = epilogue.parts();
     let cores = t.target.cores as usize;
-    // Lanes along either side, each of 8 rows and columns; and quads of either operand a lane copies.
-    let (lanes, copies) = if all * m.div_ceil(128) * n.div_ceil(128) >= cores { (16, 1) } else { (8, 2) };
-    let [rows, columns] = [m, n].map(|side| side.div_ceil(8 * lanes));
+    let [rows, columns] = [m, n].map(|side| side.div_ceil(BLOCK));
     let alone = code == 0 && bias.is_none() && c.inner == 1 && c.row == n && c.first.is_none();
     let splits = if alone { (2 * cores / (all * rows * columns)).clamp(1, k.div_ceil(SPLIT)) } else { 1 };
     let share = k.div_ceil(splits).next_multiple_of(DEPTH);
@@ -204,7 +204,7 @@ fn product_of_blocks(
         words.extend(words![splits, share, 0u32, 0u32]);
         words.extend([a_lie, b_lie, c_lie].concat());
         let number = (groups.len() * splits * rows * columns) as u64;
-        t.launch(BLOCKED.rows(lanes as u32).columns(copies), number, &args, &words)
+        t.launch(BLOCKED, number, &args, &words)
             .constant("A_ALONG_K", u32::from(along_k[0]))
             .constant("B_ALONG_K", u32::from(along_k[1]))
             .constant("EPILOGUE", code)
