@@ -7,7 +7,8 @@
 //   C     by vec4 along n
 //
 // With `splits` over 1 workgroups share the sum of a block of C: each leaves its part in `c`, [groups, splits, m, n],
-// which `add_parts` adds up, always in the same order.   FLOPs 2 G M N K;   bytes 4 G (M K + K N + M N) at least.
+// which reduce::add_parts adds up, always in the same order. HAS_SUMS gives the sums of A's rows too, [groups, splits, m]:
+// for the gradient of a weight, those of its bias.   FLOPs 2 G M N K;   bytes 4 G (M K + K N + M N) at least.
 
 const SIDE: u32 = 64u; // of a block of C
 const HALF: u32 = SIDE / 2u;
@@ -16,6 +17,7 @@ const DEPTH: u32 = 16u;
 const STRIDE: u32 = QUADS + 1u; // of a step in workgroup memory: one more than the banks like
 override A_ALONG_K: bool = true;
 override B_ALONG_K: bool = true;
+override HAS_SUMS: bool = false;
 alias Values = vec4<f32>; // of gelu
 
 //@include lie
@@ -34,8 +36,8 @@ struct P {
     has_bias: u32,
     splits: u32,
     part: u32, // steps of k of a split
-    pad_a: u32,
-    pad_b: u32,
+    add_sums: u32, // sums += instead of =
+    pad: u32,
     a: Lie,
     b: Lie,
     c: Lie,
@@ -46,6 +48,7 @@ struct P {
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>; // [groups, n]
 @group(0) @binding(4) var<storage, read_write> c: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> extra: array<vec4<f32>>; // as c
+@group(0) @binding(6) var<storage, read_write> sums: array<vec4<f32>>;
 
 var<workgroup> a_tile: array<vec4<f32>, DEPTH * STRIDE>;
 var<workgroup> b_tile: array<vec4<f32>, DEPTH * STRIDE>;
@@ -149,12 +152,14 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     let b_at = b_to.x * STRIDE + b_to.y;
     var next_a = a_block(a_start, m + a_to.y * 4u, first + a_to.x, end);
     var next_b = b_block(b_start, n + b_to.y * 4u, first + b_to.x, end);
+    var sum = vec4<f32>(0.0);
     for (var k = first; k < end; k += DEPTH) {
         workgroupBarrier();
         //@repeat 4
         a_tile[a_at + 0u * STRIDE] = next_a[0u];
         b_tile[b_at + 0u * STRIDE] = next_b[0u];
         //@end
+        if HAS_SUMS { sum += (next_a[0] + next_a[1]) + (next_a[2] + next_a[3]); }
         workgroupBarrier();
         let ahead = k + DEPTH;
         next_a = a_block(a_start, m + a_to.y * 4u, ahead + a_to.x, end);
@@ -196,4 +201,16 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     finish(out, row + HALF + 0u, column, hl[0u] + bias_l);
     finish(out, row + HALF + 0u, column + HALF, hh[0u] + bias_h);
     //@end
+    if HAS_SUMS {
+        workgroupBarrier();
+        a_tile[a_to.x / 4u * QUADS + a_to.y] = sum;
+        workgroupBarrier();
+        let quad = m / 4u + lane;
+        if n == 0u && lane < QUADS && quad * 4u < p.m {
+            sum = (a_tile[lane] + a_tile[QUADS + lane]) + (a_tile[2u * QUADS + lane] + a_tile[3u * QUADS + lane]);
+            let to = out * p.m / 4u + quad;
+            if p.add_sums != 0u { sum += sums[to]; }
+            sums[to] = sum;
+        }
+    }
 }

@@ -58,9 +58,14 @@ pub fn run(args: ProfileArgs) -> Result<()> {
     let hyper = Hyper::default();
     // The first step compiles the kernels.
     program.run(&gpu, &mut pixels, &hyper, settings.seed, 0)?;
-    let began = Instant::now();
-    program.run(&gpu, &mut pixels, &hyper, settings.seed, 1)?;
-    let wall = began.elapsed().as_secs_f64() * 1e3;
+    // A GPU that was idle takes a while to its full clock: a second of steps, of which the fastest counts.
+    let mut wall = f64::MAX;
+    let start = Instant::now();
+    while wall == f64::MAX || start.elapsed().as_secs_f64() < 1.0 {
+        let began = Instant::now();
+        program.run(&gpu, &mut pixels, &hyper, settings.seed, 1)?;
+        wall = wall.min(began.elapsed().as_secs_f64() * 1e3);
+    }
     let timings = program.profile(&gpu)?;
 
     let mut shares: BTreeMap<String, Share> = BTreeMap::new();

@@ -31,7 +31,7 @@ const PACK_CHUNK: usize = 64;
 const BLOCK: usize = 64;
 /// Steps of k that a workgroup of the block kernel copies at once, and the fewest for which it shares a block's sum.
 const DEPTH: usize = 16;
-const SPLIT: usize = 256;
+const SPLIT: usize = 128;
 const PACK: Kernel = Kernel::new("matmul", "pack");
 const COLUMN_SUMS: Kernel = Kernel::new("matmul", "column_sums");
 
@@ -169,6 +169,14 @@ fn blocked(t: &Tape, size: Size, [a, b, c]: [Matrix; 3]) -> Option<[bool; 2]> {
     Some([along_k(a, size.m)?, along_k(b.transposed(), size.n)?])
 }
 
+/// Whether the kernel that makes this product gives the sums of A's rows too.
+fn sums_too(t: &Tape, size: Size, matrices: [Matrix; 3]) -> bool {
+    match blocked(t, size, matrices) {
+        Some(_) => size.m.is_multiple_of(4),
+        None => tiled(t, size).is_some(),
+    }
+}
+
 /// C = A B by square blocks. Few blocks of a long sum are each shared by several workgroups.
 fn product_of_blocks(
     t: &mut Tape,
@@ -177,46 +185,56 @@ fn product_of_blocks(
     along_k: [bool; 2],
     bias: Option<Tensor>,
     epilogue: Epilogue,
+    sums: Option<GradOut>,
 ) {
     let Size { groups: all, m, n, k } = size;
     let (code, accumulate, extra) = epilogue.parts();
     let cores = t.target.cores as usize;
     let [rows, columns] = [m, n].map(|side| side.div_ceil(BLOCK));
     let alone = code == 0 && bias.is_none() && c.inner == 1 && c.row == n && c.first.is_none();
-    let splits = if alone { (2 * cores / (all * rows * columns)).clamp(1, k.div_ceil(SPLIT)) } else { 1 };
+    let splits = if alone { (4 * cores / (all * rows * columns)).clamp(1, k.div_ceil(SPLIT)) } else { 1 };
     let share = k.div_ceil(splits).next_multiple_of(DEPTH);
     let splits = k.div_ceil(share);
     let parts = (splits > 1).then(|| t.saved([all, splits, m, n]));
+    let sum_parts = sums.filter(|_| splits > 1).map(|_| t.saved([all, splits, m]));
     let unused = t.saved([64]);
     for groups in windows(t, all, &[a.tensor, b.tensor, parts.unwrap_or(c.tensor)]) {
         let ((a_arg, a_lie), (b_arg, b_lie), (c_arg, c_lie)) =
             (a.bind(all, &groups), b.bind(all, &groups), c.bind(all, &groups));
         let to = parts.map_or(c_arg, |parts| part(parts, all, &groups));
+        let whole_sums = sums.map_or(unused.into(), |s| part(s.tensor, all, &groups));
+        let to_sums = sum_parts.map_or(whole_sums, |parts| part(parts, all, &groups));
         let args = [
             a_arg,
             b_arg,
             bias.map_or(b_arg, |bias| part(bias, all, &groups)),
             to,
             extra.map_or(unused.into(), |x| Matrix { tensor: x, ..c }.bind(all, &groups).0),
+            to_sums,
         ];
         let add = accumulate && parts.is_none();
+        let add_sums = sums.is_some_and(|s| s.accumulate) && parts.is_none();
         let mut words = words![m, n, k, rows, columns, groups.len(), add, bias.is_some()].to_vec();
-        words.extend(words![splits, share, 0u32, 0u32]);
+        words.extend(words![splits, share, add_sums, 0u32]);
         words.extend([a_lie, b_lie, c_lie].concat());
         let number = (groups.len() * splits * rows * columns) as u64;
         t.launch(BLOCKED, number, &args, &words)
             .constant("A_ALONG_K", u32::from(along_k[0]))
             .constant("B_ALONG_K", u32::from(along_k[1]))
+            .constant("HAS_SUMS", u32::from(sums.is_some()))
             .constant("EPILOGUE", code)
             .flops(2.0 * (groups.len() * m) as f64 * (n * k) as f64);
         if parts.is_some() {
             reduce::add_parts(t, [groups.len(), splits, m * n], to, c_arg, accumulate);
         }
+        if let (Some(sums), Some(_)) = (sums, sum_parts) {
+            reduce::add_parts(t, [groups.len(), splits, m], to_sums, whole_sums, sums.accumulate);
+        }
     }
 }
 
-/// C = A B; `c` and what the epilogue names lie alike. The tiled kernel also gives the sums [groups, m] of A's rows
-/// where those lie side by side.
+/// C = A B; `c` and what the epilogue names lie alike. `sums` [groups, m] are to be those of A's rows,
+/// where [`sums_too`] says so.
 fn product(
     t: &mut Tape,
     size: Size,
@@ -228,7 +246,7 @@ fn product(
     let Size { groups: all, m, n, k } = size;
     let lanes = t.target.lanes as usize;
     if let Some(along_k) = blocked(t, size, [a, b, c]) {
-        return product_of_blocks(t, size, [a, b, c], along_k, bias, epilogue);
+        return product_of_blocks(t, size, [a, b, c], along_k, bias, epilogue, sums);
     }
     let (code, accumulate, extra) = epilogue.parts();
     let tiles = tiled(t, size);
@@ -343,8 +361,9 @@ impl Layer {
         if let Some(dw) = t.grad_out(w) {
             let size = Size { groups: g, m: self.n, n: self.k, k: self.m };
             let plain = Epilogue::Plain { accumulate: dw.accumulate };
-            let sums = tiled(t, size).and_then(|_| db.take());
-            product(t, size, [self.y(dy).transposed(), self.x(x), self.w(dw.tensor)], None, plain, sums);
+            let matrices = [self.y(dy).transposed(), self.x(x), self.w(dw.tensor)];
+            let sums = if sums_too(t, size, matrices) { db.take() } else { None };
+            product(t, size, matrices, None, plain, sums);
         }
         if let Some(db) = db {
             let lanes = t.target.lanes;

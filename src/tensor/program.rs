@@ -9,7 +9,7 @@ use crate::gpu::{
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// Where the bytes of a program go; known before anything is allocated.
@@ -53,6 +53,8 @@ pub struct Program {
     launches: Vec<Launch>,
     inputs: BTreeMap<String, (wgpu::Buffer, usize)>,
     outputs: BTreeMap<String, (wgpu::Buffer, usize)>,
+    /// The next run, recorded while the GPU was at work on the last.
+    ahead: Mutex<Option<wgpu::CommandBuffer>>,
     pub plan: MemoryPlan,
 }
 
@@ -246,7 +248,7 @@ impl Tape {
             steps.push(Step { pipeline, bind_group, grid: launch.grid });
         }
         gpu.save_pipelines();
-        Ok(Program { steps, launches: self.launches, inputs, outputs, plan })
+        Ok(Program { steps, launches: self.launches, inputs, outputs, ahead: Mutex::default(), plan })
     }
 
     /// Every launch's uniform words in one buffer, each at its own aligned offset.
@@ -327,10 +329,14 @@ impl Program {
     /// A lost device.
     pub fn run(&self, gpu: &Gpu) -> Result<(), GpuError> {
         gpu.check()?;
+        gpu.queue.submit([self.recorded(gpu)]);
+        Ok(())
+    }
+
+    fn recorded(&self, gpu: &Gpu) -> wgpu::CommandBuffer {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         record(&mut encoder, &self.steps);
-        gpu.queue.submit([encoder.finish()]);
-        Ok(())
+        encoder.finish()
     }
 
     /// Submits some launches, `times` over, alone: what a benchmark times. Does not wait.
@@ -360,23 +366,26 @@ impl Program {
     /// An unknown name, a wrong length, a lost device.
     pub fn run_staged(&self, gpu: &Gpu, inputs: &mut [(&str, &mut Staging)], names: &[&str]) -> Result<Ran> {
         gpu.check()?;
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let mut before = gpu.device.create_command_encoder(&Default::default());
         let targets = inputs.iter().map(|(name, staged)| self.input(name, staged.len() * 4));
         let targets = targets.collect::<Result<Vec<_>>>()?;
         let outputs = names.iter().map(|n| self.output(n)).collect::<Result<Vec<_>>>()?;
-        inputs.iter_mut().zip(targets).for_each(|((_, staged), target)| staged.copy_to(&mut encoder, target));
-        record(&mut encoder, &self.steps);
+        inputs.iter_mut().zip(targets).for_each(|((_, staged), target)| staged.copy_to(&mut before, target));
+        let steps = self.ahead.lock().expect("no panic holds this lock").take();
+        let steps = steps.unwrap_or_else(|| self.recorded(gpu));
         let bytes: u64 = outputs.iter().map(|(_, elems)| *elems as u64 * 4).sum();
         let staging = staging_buffer(gpu, bytes);
+        let mut after = gpu.device.create_command_encoder(&Default::default());
         let mut at = 0;
         for (buffer, elems) in &outputs {
-            encoder.copy_buffer_to_buffer(buffer, 0, &staging, at, *elems as u64 * 4);
+            after.copy_buffer_to_buffer(buffer, 0, &staging, at, *elems as u64 * 4);
             at += *elems as u64 * 4;
         }
-        let commands = encoder.finish();
+        let commands = [before.finish(), steps, after.finish()];
         let began = Instant::now();
-        gpu.queue.submit([commands]);
+        gpu.queue.submit(commands);
         inputs.iter().for_each(|(_, staged)| staged.map());
+        *self.ahead.lock().expect("no panic holds this lock") = Some(self.recorded(gpu));
         let all: Vec<f32> = read_staging(gpu, &staging, bytes)?;
         let seconds = began.elapsed().as_secs_f64();
         inputs.iter_mut().try_for_each(|(_, staged)| staged.open())?;

@@ -213,12 +213,12 @@ fn attentions() -> Vec<Case> {
         )
     };
     // Sequences, slots, tokens, width.
-    let moe = [(2, 56, 50, 48), (1, 40, 99, 192)];
+    let moe = [(2, 56, 50, 48), (1, 40, 99, 192), (2, 9, 21, 31)];
     let mut cases = vec![heads("attention", [2, 50, 3, 32]), heads("attention of odd sizes", [1, 113, 2, 31])];
     for (i, (z, s, n, d)) in moe.into_iter().enumerate() {
         let soft = 1.0 / (d as f32).sqrt();
         cases.push(Case::op(
-            ["dispatch", "dispatch of wide tokens"][i],
+            ["dispatch", "dispatch of wide tokens", "dispatch of odd sizes"][i],
             vec![In::normal(1, &[z, s, d]), In::normal(2, &[z, n, d])],
             move |t, x| {
                 // Small values keep the weights soft; value and entropy are both used, so that their gradients meet.
@@ -238,7 +238,7 @@ fn attentions() -> Vec<Case> {
             },
         ));
         cases.push(Case::op(
-            ["combine", "combine of wide tokens"][i],
+            ["combine", "combine of wide tokens", "combine of odd sizes"][i],
             vec![In::normal(1, &[z, n, d]), In::normal(2, &[z, s, d]), In::normal(3, &[z, s, d])],
             move |t, x| {
                 let slots = ops::scale(t, x[1], soft)?;
