@@ -54,20 +54,20 @@ var<workgroup> a_tile: array<vec4<f32>, DEPTH * STRIDE>;
 var<workgroup> b_tile: array<vec4<f32>, DEPTH * STRIDE>;
 
 // Four by four elements of A from row `m` and step `k` on, a vector a step: zero from step `end` on; rows beyond the last
-// repeat others.
+// repeat others. `start` and all addresses count quads.
 fn a_block(start: u32, m: u32, k: u32, end: u32) -> mat4x4<f32> {
     var v: mat4x4<f32>;
     if A_ALONG_K {
         if k < end {
             //@repeat 4
-            v[0u] = a[(start + min(m + 0u, p.m - 1u) * p.a.row + k) / 4u];
+            v[0u] = a[start + min(m + 0u, p.m - 1u) * (p.a.row / 4u) + k / 4u];
             //@end
         }
         return transpose(v);
     }
-    let at = start + min(m, (p.m - 1u) / 4u * 4u);
+    let at = start + min(m, p.m - 1u) / 4u;
     //@repeat 4
-    if k + 0u < end { v[0u] = a[(at + (k + 0u) * p.a.col) / 4u]; }
+    if k + 0u < end { v[0u] = a[at + (k + 0u) * (p.a.col / 4u)]; }
     //@end
     return v;
 }
@@ -78,14 +78,14 @@ fn b_block(start: u32, n: u32, k: u32, end: u32) -> mat4x4<f32> {
     if B_ALONG_K {
         if k < end {
             //@repeat 4
-            v[0u] = b[(start + min(n + 0u, p.n - 1u) * p.b.col + k) / 4u];
+            v[0u] = b[start + min(n + 0u, p.n - 1u) * (p.b.col / 4u) + k / 4u];
             //@end
         }
         return transpose(v);
     }
-    let at = start + min(n, p.n - 4u);
+    let at = start + min(n, p.n - 1u) / 4u;
     //@repeat 4
-    if k + 0u < end { v[0u] = b[(at + (k + 0u) * p.b.row) / 4u]; }
+    if k + 0u < end { v[0u] = b[at + (k + 0u) * (p.b.row / 4u)]; }
     //@end
     return v;
 }
@@ -135,8 +135,8 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
     let first = out % p.splits * p.part;
     let end = min(first + p.part, p.k);
-    let a_start = start_of(p.a, g);
-    let b_start = start_of(p.b, g);
+    let a_start = start_of(p.a, g) / 4u;
+    let b_start = start_of(p.b, g) / 4u;
     // Of a subgroup of 32, 4 x 8 lanes: the fewest different vectors.
     let tx = lane % 8u;
     let ty = lane / 8u;

@@ -58,11 +58,10 @@ pub fn check_with(
 /// What the ops choose their kernels by, for every choice this adapter can run.
 pub fn targets() -> Vec<Target> {
     let own = gpu().target.clone();
-    let mut all = vec![Target { tiles: false, lanes: 64, ..own.clone() }, own.clone()];
+    let generic = Target { tiles: false, lanes: 64, ..own.clone() };
+    let hardware = Target { class: DeviceClass::Hardware, cores: 128, ..generic.clone() };
+    let mut all = vec![generic, hardware, own.clone()];
     if gpu().limits.max_compute_workgroup_storage_size >= 32 << 10 {
-        let blocks =
-            Target { class: DeviceClass::Hardware, tiles: false, blocks: true, lanes: 64, cores: 128, ..own.clone() };
-        all.push(blocks);
         let lanes = if own.lanes == 16 { 8 } else { 16 };
         all.push(Target { tiles: true, direct: true, attention_rows: 32, lanes, ..own });
     }

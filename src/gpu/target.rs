@@ -40,8 +40,6 @@ pub struct Target {
     pub tiles: bool,
     /// Read the rows of a product where they lie instead of from such a tile: what an older llvmpipe likes.
     pub direct: bool,
-    /// Square blocks of a product in workgroup memory (17 KiB), 256 lanes: what a GPU likes.
-    pub blocks: bool,
     /// Most rows of a workgroup of the tiled attention.
     pub attention_rows: usize,
     /// Use fused kernels; `false` records their unfused twins.
@@ -60,7 +58,6 @@ impl Default for Target {
             cores: 128,
             tiles: false,
             direct: false,
-            blocks: false,
             attention_rows: 64,
             fuse: true,
         }
@@ -90,9 +87,6 @@ impl Target {
                 DeviceClass::Software => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
                 DeviceClass::Hardware => 128,
             },
-            blocks: class == DeviceClass::Hardware
-                && limits.max_compute_workgroup_storage_size >= 32 << 10
-                && limits.max_compute_invocations_per_workgroup >= 256,
             // Matrix product of 1024^3 there: 11.4 against 6.3 GFLOP per CPU-second.
             direct: old,
             // There 64 rows are up to 1.3 times slower than 32 instead of up to 1.25 times faster, and compile three times as long.

@@ -5,7 +5,7 @@
 //!                                                                                   kernels/attention_rows.wgsl
 
 use super::matmul::{self, Matrix, product_into};
-use crate::gpu::Kernel;
+use crate::gpu::{DeviceClass, Kernel};
 use crate::tensor::{Arg, GradOut, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
@@ -296,7 +296,7 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     let whole = d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1)) && nq * nk <= KEPT_BY_ONE / 4;
     let fit = whole && t.target.tiles;
     let apart = q.0 == k.0 || k.0 != v.0;
-    let by_products = whole && t.target.blocks;
+    let by_products = whole && t.target.class == DeviceClass::Hardware;
     let family = if fit && d <= LANE_WIDTH && entropy.is_none() && apart {
         Family::Lanes
     } else if fit && (entropy.is_none() || rows_that_see(nk) >= FEW_ROWS) {

@@ -9,7 +9,7 @@
 //! GPUs copies square blocks of both.
 
 use super::reduce;
-use crate::gpu::Kernel;
+use crate::gpu::{DeviceClass, Kernel};
 use crate::tensor::{Arg, GradOut, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
@@ -163,7 +163,7 @@ fn blocked(t: &Tape, size: Size, [a, b, c]: [Matrix; 3]) -> Option<[bool; 2]> {
         false if !x.transposed().fours(other) => None,
         along_k => Some(along_k),
     };
-    if !t.target.blocks || !c.fours(size.n) {
+    if t.target.class == DeviceClass::Software || !c.fours(size.n) {
         return None;
     }
     Some([along_k(a, size.m)?, along_k(b.transposed(), size.n)?])
