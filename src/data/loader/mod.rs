@@ -56,7 +56,9 @@ pub struct LoaderConfig {
 }
 
 impl Default for LoaderConfig {
+    /// A thread a processor, from two to eight, and a batch read ahead for each.
     fn default() -> Self {
+        let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
         Self {
             batch: 32,
             seed: 42,
@@ -65,8 +67,8 @@ impl Default for LoaderConfig {
             sampling: Sampling::Uniform,
             weights: None,
             flip: true,
-            workers: 2,
-            prefetch: 4,
+            workers,
+            prefetch: workers.max(4),
             cache_bytes: 2 << 30,
         }
     }
