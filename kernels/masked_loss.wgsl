@@ -48,7 +48,7 @@ fn looked(row: u32, lane: u32) -> f32 {
     let plane = p.side * p.side * p.edge * p.edge;
     var seen = 0u;
     for (var v = lane * LINE; v < values; v += LANES * LINE) {
-        seen |= bitcast<u32>(pred[row * values + v]);
+        seen |= bitcast<u32>(pred[row * values + v]) | bitcast<u32>(slope[row * values + v]);
     }
     for (var s = lane; s < p.edge * p.channels; s += LANES) {
         let c = over_edge(s);
@@ -58,9 +58,10 @@ fn looked(row: u32, lane: u32) -> f32 {
     return bitcast<f32>(seen & p.nothing);
 }
 
-// Bytes: pred and the patches once (the patches thrice, from cache, with `normalise`). FLOPs: 3 a value.
-@group(0) @binding(4) var<storage, read_write> error: array<f32>;       // [B, M]
-@group(0) @binding(5) var<storage, read_write> scale: array<vec2<f32>>; // mean, inv
+// Leaves the slope of each value too, (2 e or sign e) / V, so that the backward has no need of the pixels.
+// Bytes: pred, slope and the patches once (the patches thrice, from cache, with `normalise`). FLOPs: 4 a value.
+@group(0) @binding(4) var<storage, read_write> error: array<f32>; // [B, M]
+@group(0) @binding(5) var<storage, read_write> slope: array<f32>; // as pred
 
 @compute @workgroup_size(LANES)
 fn patch_error(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -98,24 +99,26 @@ fn patch_error(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
         inv = 1.0 / sqrt(row_sum(squares, lane, 1u) / (values - 1.0) + 1e-6);
     }
     let start = row * pixels * p.channels;
+    let share = 1.0 / values;
     for (var i = lane; i < pixels; i += LANES) {
         let at = image_at(row, i);
         for (var c = 0u; c < p.channels; c++) {
-            let e = abs(pred[start + i * p.channels + c] - (image[at + c * plane] - mean) * inv);
-            total += select(e * e, e, p.absolute != 0u);
+            let k = start + i * p.channels + c;
+            let e = pred[k] - (image[at + c * plane] - mean) * inv;
+            total += select(e * e, abs(e), p.absolute != 0u);
+            slope[k] = share * select(2.0 * e, sign(e), p.absolute != 0u);
         }
     }
     let sum = row_sum(total, lane, 2u);
     if lane == 0u {
         error[row] = sum / values;
-        scale[row] = vec2(mean, inv);
     }
 }
 
-// dpred = derror / V * (2 e or sign e). Bytes: pred and the patches once, dpred once. FLOPs: 4 a value.
-@group(0) @binding(4) var<storage, read_write> dpred: array<f32>;
-@group(0) @binding(5) var<storage, read> scale_in: array<vec2<f32>>;
-@group(0) @binding(6) var<storage, read> derror: array<f32>;
+// dpred = derror slope. Bytes: slope and dpred once. FLOPs: 1 a value.
+@group(0) @binding(1) var<storage, read> slope_in: array<f32>;
+@group(0) @binding(2) var<storage, read> derror: array<f32>;
+@group(0) @binding(3) var<storage, read_write> dpred: array<f32>;
 
 @compute @workgroup_size(LANES)
 fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -124,28 +127,13 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     if row >= p.rows {
         return;
     }
-    let pixels = p.edge * p.edge;
-    let plane = p.side * p.side * pixels;
-    let start = row * pixels * p.channels;
-    var factor = derror[row] / f32(pixels * p.channels);
-    if LANES < 64u {
-        var seen = 0u;
-        for (var v = lane * LINE; v < pixels * p.channels; v += LANES * LINE) {
-            seen |= bitcast<u32>(dpred[start + v]);
+    let values = p.edge * p.edge * p.channels;
+    let factor = derror[row];
+    for (var k = row * values + lane; k < (row + 1u) * values; k += LANES) {
+        var sum = factor * slope_in[k];
+        if p.accumulate != 0u {
+            sum += dpred[k];
         }
-        factor += looked(row, lane) + bitcast<f32>(seen & p.nothing);
-    }
-    let norm = scale_in[row];
-    for (var i = lane; i < pixels; i += LANES) {
-        let at = image_at(row, i);
-        for (var c = 0u; c < p.channels; c++) {
-            let k = start + i * p.channels + c;
-            let e = pred[k] - (image[at + c * plane] - norm.x) * norm.y;
-            var slope = factor * select(2.0 * e, sign(e), p.absolute != 0u);
-            if p.accumulate != 0u {
-                slope += dpred[k];
-            }
-            dpred[k] = slope;
-        }
+        dpred[k] = sum;
     }
 }

@@ -67,6 +67,10 @@ impl Part {
     fn new(target: &Path) -> Result<Part> {
         let name = target.file_name();
         let name = name.ok_or_else(|| Error::new(target.display(), "not a file name", "name a file to write"))?;
+        // A device or a pipe would be replaced by the file.
+        if fs::metadata(target).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+            return Err(Error::new(target.display(), "not a regular file", "name a file to write"));
+        }
         let folder = folder_of(target);
         fs::create_dir_all(folder).map_err(|e| unwritable(target, e))?;
         let prefix = format!(".{}.", name.to_string_lossy());
@@ -153,6 +157,19 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         write_atomic(&path, |f| f.write_all(b"new")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: the name is a string that ends with 0.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let message = write_atomic(&path, |f| f.write_all(b"new")).unwrap_err().to_string();
+        assert!(message.contains("pipe") && message.contains("not a regular file"), "{message}");
+        assert!(!fs::metadata(&path).unwrap().is_file());
     }
 
     #[test]

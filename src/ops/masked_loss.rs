@@ -53,15 +53,15 @@ pub fn masked_patch_loss(
         words.to_vec()
     };
     let errors = t.value([rows], &[pred]);
-    let scale = t.saved([rows, 2]);
+    let slope = t.saved([rows, values]);
     let work = (rows * values) as f64;
     let lanes = t.target.lanes.min(64);
-    let args = [pred, image, hidden, errors, scale].map(Arg::from);
-    t.launch(PATCH_ERROR, rows as u64, &args, &words(false)).constant("LANES", lanes).flops(3.0 * work);
+    let args = [pred, image, hidden, errors, slope].map(Arg::from);
+    t.launch(PATCH_ERROR, rows as u64, &args, &words(false)).constant("LANES", lanes).flops(4.0 * work);
     t.on_backward(move |t| {
         if let (Some(derrors), Some(out)) = (t.grad(errors), t.grad_out(pred)) {
-            let args = [pred, image, hidden, out.tensor, scale, derrors].map(Arg::from);
-            t.launch(BACKWARD, rows as u64, &args, &words(out.accumulate)).constant("LANES", lanes).flops(4.0 * work);
+            let args = [slope, derrors, out.tensor].map(Arg::from);
+            t.launch(BACKWARD, rows as u64, &args, &words(out.accumulate)).constant("LANES", lanes).flops(work);
         }
         Ok(())
     });
