@@ -128,8 +128,16 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
         return;
     }
     let values = p.edge * p.edge * p.channels;
-    let factor = derror[row];
-    for (var k = row * values + lane; k < (row + 1u) * values; k += LANES) {
+    let start = row * values;
+    var factor = derror[row];
+    if LANES < 64u {
+        var seen = 0u;
+        for (var v = lane * LINE; v < values; v += LANES * LINE) {
+            seen |= bitcast<u32>(slope_in[start + v]) | bitcast<u32>(dpred[start + v]);
+        }
+        factor += bitcast<f32>(seen & p.nothing);
+    }
+    for (var k = start + lane; k < start + values; k += LANES) {
         var sum = factor * slope_in[k];
         if p.accumulate != 0u {
             sum += dpred[k];
