@@ -1,6 +1,7 @@
 //! One whole training step against goldens made in JAX (tools/verify_step.py): losses, every gradient, ten updates.
 
 use crate::harness::gpu;
+use csmoe::gpu::Target;
 use csmoe::loss::Objective;
 use csmoe::model::{Batch, Config, Csmoe};
 use csmoe::ops::adamw::{self, Hyper};
@@ -48,15 +49,26 @@ impl Golden {
     }
 }
 
+/// With the kernels of every class of device, and with the unfused twins.
 fn check(name: &str) {
-    let golden = Golden::read(name);
+    let mut seen = Vec::new();
+    for variant in gpu().variants().into_iter().filter(|v| v.lacks.is_none()) {
+        let recording = format!("{:?}", variant.target);
+        if !seen.contains(&recording) {
+            check_on(&format!("{name}, {} kernels", variant.name), &Golden::read(name), &variant.target);
+            seen.push(recording);
+        }
+    }
+}
+
+fn check_on(name: &str, golden: &Golden, target: &Target) {
     let gpu = gpu();
     let model = Csmoe::for_training(golden.config.clone());
     let batch = golden.tensors().tensor("input.s1").expect("input").shape()[0];
     let size = golden.config.image_size;
     let kept = golden.config.kept();
 
-    let mut t = Tape::new(gpu.target.clone(), model.params.clone());
+    let mut t = Tape::new(target.clone(), model.params.clone());
     let images =
         model.sensors.iter().map(|s| t.input(format!("image.{s}"), [batch, s.channels(), size, size])).collect();
     let images = Batch { images, size: batch };
@@ -68,7 +80,7 @@ fn check(name: &str) {
     let store = ParamStore::new(gpu, model.params.clone(), true).expect("memory");
     // The gradients are read before the update: two programs.
     let step = t.compile(gpu, &store).unwrap_or_else(|e| panic!("{name}: {e:#}"));
-    let mut t = Tape::new(gpu.target.clone(), model.params.clone());
+    let mut t = Tape::new(target.clone(), model.params.clone());
     let hyper_again = t.input("hyper", [adamw::HYPER]);
     let _ = hyper;
     adamw::update(&mut t, hyper_again, None, adamw::Options { decay_all: true, zero_gradients: false })
@@ -95,7 +107,7 @@ fn check(name: &str) {
                 let error = (value - expected).abs() / expected.abs().max(1e-3);
                 assert!(error < 1e-5, "{name}: loss.{term} is {value} and should be {expected}");
             }
-            check_gradients(name, &golden, &store);
+            check_gradients(name, golden, &store);
         }
         totals.push(terms.total());
         let hyper = Hyper { lr: 1e-3, step: i, ..Hyper::default() };
