@@ -103,7 +103,7 @@ impl Target {
             return (1, rows);
         }
         // More parts would be added up for longer than they save.
-        let wanted = (4 * self.cores as usize).div_ceil(groups).clamp(1, rows.div_ceil(least).min(32));
+        let wanted = (4 * self.cores as usize).div_ceil(groups).clamp(1, (rows / least).clamp(1, 32));
         let share = rows.div_ceil(wanted);
         (rows.div_ceil(share), share)
     }
@@ -124,6 +124,19 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_cover_all_rows_and_none_is_empty() {
+        let gpu = Target::default();
+        for (groups, rows, least) in [(1, 1, 16), (12, 6304, 16), (3, 17, 16), (1, 1600, 1), (4000, 640, 16)] {
+            let (shares, each) = gpu.shares(groups, rows, least);
+            assert!(shares * each >= rows && (shares - 1) * each < rows, "{groups} {rows}: {shares} of {each}");
+            assert!(shares <= 32 && (shares == 1 || each >= least), "{groups} {rows}: {shares} of {each}");
+        }
+        assert_eq!(gpu.shares(12, 6304, 16), (32, 197));
+        let software = Target { class: DeviceClass::Software, ..gpu };
+        assert_eq!(software.shares(12, 6304, 16), (1, 6304));
+    }
 
     #[test]
     fn grids_cover_and_fit() {
