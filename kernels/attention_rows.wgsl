@@ -74,7 +74,11 @@ fn row_total(value: f32, lane: u32) -> f32 {
 @compute @workgroup_size(64)
 fn weights(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let row = group_index(id, groups) * 4u + lane / 16u;
+    let first = group_index(id, groups) * 4u;
+    if first >= p.rows {
+        return;
+    }
+    let row = first + lane / 16u;
     let there = row < p.rows;
     let at = min(row, p.rows - 1u) * p.quads;
     let l = log_sum_exp(at, lane);
@@ -100,7 +104,11 @@ fn weights(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 @compute @workgroup_size(64)
 fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
           @builtin(local_invocation_index) lane: u32) {
-    let row = group_index(id, groups) * 4u + lane / 16u;
+    let first = group_index(id, groups) * 4u;
+    if first >= p.rows {
+        return;
+    }
+    let row = first + lane / 16u;
     let there = row < p.rows;
     let at = min(row, p.rows - 1u) * p.quads;
     let l = log_sum_exp(at, lane);

@@ -170,37 +170,35 @@ struct Sum {
     rows: u32,
     n: u32,
     groups: u32,
-    blocks: u32, // workgroups side by side along n
+    blocks: u32, // workgroups a group
     accumulate: u32,
-    splits: u32, // workgroups that share a column's rows
-    part: u32,   // rows of each
-    pad: u32,
+    pad_a: u32,
+    pad_b: u32,
+    pad_c: u32,
     terms: Lie,
 }
 @group(0) @binding(0) var<uniform> s: Sum;
 @group(0) @binding(1) var<storage, read> terms: array<f32>;
-@group(0) @binding(2) var<storage, read_write> sums: array<f32>; // [groups, splits, n]
+@group(0) @binding(2) var<storage, read_write> sums: array<f32>; // [groups, n]
 
 // sums[g, n] = sum over rows, the gradient of a bias: four columns a lane.
 @compute @workgroup_size(LANES)
 fn column_sums(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
     let index = group_index(id, groups);
-    let out = index / s.blocks; // number of the group and its split
-    let g = out / s.splits;
+    let g = index / s.blocks;
     let first = ((index % s.blocks) * LANES + lane) * 4u;
     if g >= s.groups || first >= s.n {
         return;
     }
     let n = min(vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(s.n - 1u));
     var sum = vec4<f32>(0.0);
-    let row = out % s.splits * s.part;
-    var at = vec4<u32>(start_of(s.terms, g) + row * s.terms.row) + n;
-    for (var r = row; r < min(row + s.part, s.rows); r += 1u) {
+    var at = vec4<u32>(start_of(s.terms, g)) + n;
+    for (var r = 0u; r < s.rows; r += 1u) {
         sum += vec4<f32>(terms[at.x], terms[at.y], terms[at.z], terms[at.w]);
         at += s.terms.row;
     }
-    let to = vec4<u32>(out * s.n) + n;
+    let to = vec4<u32>(g * s.n) + n;
     if s.accumulate != 0u {
         sum += vec4<f32>(sums[to.x], sums[to.y], sums[to.z], sums[to.w]);
     }

@@ -59,7 +59,7 @@ pub fn check_with(
 pub fn targets() -> Vec<Target> {
     let own = gpu().target.clone();
     let generic = Target { tiles: false, lanes: 64, ..own.clone() };
-    let hardware = Target { class: DeviceClass::Hardware, cores: 128, ..generic.clone() };
+    let hardware = Target { class: DeviceClass::Hardware, cores: Target::default().cores, ..generic.clone() };
     let mut all = vec![generic, hardware, own.clone()];
     if gpu().limits.max_compute_workgroup_storage_size >= 32 << 10 {
         let lanes = if own.lanes == 16 { 8 } else { 16 };

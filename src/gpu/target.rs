@@ -17,6 +17,9 @@ pub enum DeviceClass {
 /// workgroup memory.
 pub(super) const WIDE_MESA: u32 = 26;
 
+/// As many processors as the largest GPUs have: work for these fills most.
+const GPU_CORES: u32 = 128;
+
 /// The driver's version, if it is Mesa.
 pub(super) fn mesa(info: &wgpu::AdapterInfo) -> Option<u32> {
     info.driver_info.strip_prefix("Mesa ")?.split('.').next()?.parse().ok()
@@ -34,7 +37,7 @@ pub struct Target {
     pub align: u64,
     /// Invocations a workgroup of the register-blocked kernels has.
     pub lanes: u32,
-    /// A software device's processors; of a GPU, which does not tell, a number that fills most.
+    /// A software device's processors; of a GPU, which does not tell, [`GPU_CORES`].
     pub cores: u32,
     /// Keep one operand's tile in workgroup memory (32 KiB), four steps of k a vec4: what llvmpipe likes.
     pub tiles: bool,
@@ -55,7 +58,7 @@ impl Default for Target {
             max_groups: 65_535,
             align: 256,
             lanes: 64,
-            cores: 128,
+            cores: GPU_CORES,
             tiles: false,
             direct: false,
             attention_rows: 64,
@@ -85,7 +88,7 @@ impl Target {
             },
             cores: match class {
                 DeviceClass::Software => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
-                DeviceClass::Hardware => 128,
+                DeviceClass::Hardware => GPU_CORES,
             },
             // Matrix product of 1024^3 there: 11.4 against 6.3 GFLOP per CPU-second.
             direct: old,

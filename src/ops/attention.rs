@@ -174,9 +174,7 @@ impl Attend {
         let sides = [self.q.0, self.k.0, self.v.0, dout, known];
         sides.iter().chain(&out).chain(more).map(|x| Arg::from(*x)).collect()
     }
-}
 
-impl Attend {
     /// Whether k and v are one tensor, whose gradient is the sum of both.
     fn one_kv(&self) -> bool {
         self.k.0 == self.v.0 && self.q.0 != self.k.0
@@ -208,7 +206,6 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     let whole = d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1)) && nq * nk <= KEPT_BY_ONE / 4;
     let fit = whole && t.target.tiles;
     let apart = q.0 == k.0 || k.0 != v.0;
-    let by_products = whole && t.target.class == DeviceClass::Hardware;
     let family = if fit && d <= LANE_WIDTH && entropy.is_none() && apart {
         Family::Lanes
     } else if fit && (entropy.is_none() || rows_that_see(nk) >= FEW_ROWS) {
@@ -219,7 +216,7 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
     };
     let generic = family == Family::Generic;
     let this = Attend { size, q, k, v, o, family, first: 0, end: z };
-    if by_products {
+    if whole && t.target.class == DeviceClass::Hardware {
         this.forward_by_products(t, entropy);
         t.on_backward(move |t| {
             let dentropy = entropy.and_then(|e| t.grad(e));

@@ -10,7 +10,6 @@
 mod blocks;
 
 use self::blocks::{blocked, product_of_blocks};
-use super::reduce;
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, GradOut, Tape, Tensor};
 use crate::words;
@@ -296,20 +295,12 @@ impl Layer {
         if let Some(db) = db {
             let lanes = t.target.lanes;
             let blocks = self.n.div_ceil(4 * lanes as usize);
-            let (splits, share) = t.target.shares(g * blocks, self.m, 16);
-            let parts = (splits > 1).then(|| t.saved([g, splits, self.n]));
             for groups in windows(t, g, &[dy]) {
                 let (terms, lie) = self.y(dy).bind(g, &groups);
-                let add = db.accumulate && parts.is_none();
-                let mut words = words![self.m, self.n, groups.len(), blocks, add, splits, share, 0u32].to_vec();
+                let mut words = words![self.m, self.n, groups.len(), blocks, db.accumulate, 0u32, 0u32, 0u32].to_vec();
                 words.extend(lie);
-                let whole = part(db.tensor, g, &groups);
-                let to = parts.map_or(whole, |parts| part(parts, g, &groups));
-                let number = (groups.len() * blocks * splits) as u64;
-                t.launch(COLUMN_SUMS, number, &[terms, to], &words).constant("LANES", lanes);
-                if parts.is_some() {
-                    reduce::add_parts(t, [groups.len(), splits, self.n], to, whole, db.accumulate);
-                }
+                let args = [terms, part(db.tensor, g, &groups)];
+                t.launch(COLUMN_SUMS, (groups.len() * blocks) as u64, &args, &words).constant("LANES", lanes);
             }
         }
     }
