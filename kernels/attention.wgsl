@@ -222,9 +222,9 @@ struct Delta {
     z: u32,
     inner: u32,
     has_entropy: u32,
-    slope_stride: u32, // the slopes are slopes_in[slope_first + row slope_stride]
-    slope_first: u32,
     pad_a: u32,
+    pad_b: u32,
+    pad_c: u32,
     o: Lie,
 }
 @group(0) @binding(0) var<uniform> e: Delta;
@@ -251,7 +251,7 @@ fn row_delta(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) grou
     var factor = 0.0;
     if e.has_entropy != 0u {
         factor = dentropy[i];
-        sum += factor * slopes_in[e.slope_first + i * e.slope_stride];
+        sum += factor * slopes_in[i];
     }
     delta[i * 2u] = sum;
     delta[i * 2u + 1u] = factor;

@@ -24,8 +24,8 @@ alias Columns = vec4<f32>;
 @group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;   // o, dq or dk
 @group(0) @binding(7) var<storage, read_write> out_v: array<vec4<f32>>; // dv
 @group(0) @binding(8) var<storage, read> o: array<vec4<f32>>;           // backward_q
-@group(0) @binding(9) var<storage, read_write> kept: array<vec2<f32>>;  // backward_q: [Z - first, Nq, keys()] a, g'
-@group(0) @binding(5) var<storage, read> kept_in: array<vec2<f32>>;     // backward_kv
+@group(0) @binding(9) var<storage, read_write> kept: array<f32>;  // backward_q: a, then g', each [Z - first, Nq, keys()]
+@group(0) @binding(5) var<storage, read> kept_in: array<f32>;     // backward_kv
 
 // Four values of each of a lane's rows.
 struct Four {
@@ -202,7 +202,8 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
         //@end
         // Last: after a store the driver would load the row again.
         //@repeat COLUMNS
-        kept[to_0 + j] = vec2<f32>(weight[0u], slope[0u]);
+        kept[to_0 + j] = weight[0u];
+        kept[p.kept + to_0 + j] = slope[0u];
         //@end
     }
     let add = (p.flags & ADD_Q) != 0u;
@@ -231,9 +232,9 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
         var weight: Columns;
         var slope: Columns;
         //@repeat COLUMNS
-        let kept_0 = kept_in[weights + min(row + 0u * LANES, p.nk - 1u)];
-        weight[0u] = kept_0.x;
-        slope[0u] = kept_0.y;
+        let at_0 = weights + min(row + 0u * LANES, p.nk - 1u);
+        weight[0u] = kept_in[at_0];
+        slope[0u] = kept_in[p.kept + at_0];
         //@end
         //@repeat ROWS
         dk_0 = add_four(dk_0, four_at(Q, q_at + 0u), slope);

@@ -1,12 +1,14 @@
-// The rows of an attention's matrix between its products, for GPUs: in place, [rows, quads] of vec4, of which the first n
+// The rows of an attention's matrix between its products: in place, [rows, quads] of vec4, of which the first n
 // elements count and the rest are made zero.
 //
 //   weights   s -> alpha = softmax(scale s) and, by row, sum alpha ln(alpha + tiny)
 //   slopes    s -> alpha, and g, the gradient of alpha, -> that of s: scale alpha (g - sum alpha g); the entropy's share
 //             is added to g
 //
-// Sixteen lanes take a row.   bytes 8 a value for each of s and g.
+// SHARE lanes take a row: sixteen on a GPU, one where the driver runs on the CPU.   bytes 8 a value for each of s and g.
 
+override LANES: u32 = 64u;
+override SHARE: u32 = 16u;
 override HAS_ENTROPY: bool = false;
 const LOWEST: f32 = -3.4e38;
 const TINY: f32 = 1e-8;
@@ -40,20 +42,21 @@ fn scores(at: u32, i: u32) -> vec4<f32> {
 fn log_sum_exp(at: u32, lane: u32) -> f32 {
     var top = LOWEST;
     var sum = 0.0;
-    for (var i = lane % 16u; i < p.quads; i += 16u) {
+    for (var i = lane % SHARE; i < p.quads; i += SHARE) {
         let x = scores(at, i);
         let before = top;
         top = max(max(max(x.x, x.y), max(x.z, x.w)), before);
         sum = sum * exp(before - top) + total(exp(x - top));
     }
+    if SHARE == 1u { return top + log(sum); }
     shares[lane] = vec2<f32>(top, sum);
     workgroupBarrier();
-    let first = lane / 16u * 16u;
-    for (var i = 0u; i < 16u; i += 1u) {
+    let first = lane / SHARE * SHARE;
+    for (var i = 0u; i < SHARE; i += 1u) {
         top = max(top, shares[first + i].x);
     }
     sum = 0.0;
-    for (var i = 0u; i < 16u; i += 1u) {
+    for (var i = 0u; i < SHARE; i += 1u) {
         let share = shares[first + i];
         sum += share.y * exp(share.x - top);
     }
@@ -62,29 +65,30 @@ fn log_sum_exp(at: u32, lane: u32) -> f32 {
 }
 
 fn row_total(value: f32, lane: u32) -> f32 {
+    if SHARE == 1u { return value; }
     shares[lane].x = value;
     workgroupBarrier();
     var sum = 0.0;
-    for (var i = 0u; i < 16u; i += 1u) {
-        sum += shares[lane / 16u * 16u + i].x;
+    for (var i = 0u; i < SHARE; i += 1u) {
+        sum += shares[lane / SHARE * SHARE + i].x;
     }
     return sum;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn weights(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let first = group_index(id, groups) * 4u;
+    let first = group_index(id, groups) * (LANES / SHARE);
     if first >= p.rows {
         return;
     }
-    let row = first + lane / 16u;
+    let row = first + lane / SHARE;
     let there = row < p.rows;
     let at = min(row, p.rows - 1u) * p.quads;
     let l = log_sum_exp(at, lane);
     var h = 0.0;
     if there {
-        for (var i = lane % 16u; i < p.quads; i += 16u) {
+        for (var i = lane % SHARE; i < p.quads; i += SHARE) {
             let alpha = exp(scores(at, i) - l);
             s[at + i] = alpha;
             if HAS_ENTROPY { h += dot(alpha, log(alpha + TINY)); }
@@ -92,7 +96,7 @@ fn weights(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
     if HAS_ENTROPY {
         h = row_total(h, lane);
-        if there && lane % 16u == 0u {
+        if there && lane % SHARE == 0u {
             entropies[p.first + row] = h;
         }
     }
@@ -101,14 +105,14 @@ fn weights(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
 @group(0) @binding(2) var<storage, read_write> g: array<vec4<f32>>; // as s
 @group(0) @binding(3) var<storage, read> dentropy: array<f32>;      // gradient of the entropies, with HAS_ENTROPY
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
           @builtin(local_invocation_index) lane: u32) {
-    let first = group_index(id, groups) * 4u;
+    let first = group_index(id, groups) * (LANES / SHARE);
     if first >= p.rows {
         return;
     }
-    let row = first + lane / 16u;
+    let row = first + lane / SHARE;
     let there = row < p.rows;
     let at = min(row, p.rows - 1u) * p.quads;
     let l = log_sum_exp(at, lane);
@@ -116,7 +120,7 @@ fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
     if HAS_ENTROPY { factor = dentropy[p.first + min(row, p.rows - 1u)]; }
     var delta = 0.0;
     if there {
-        for (var i = lane % 16u; i < p.quads; i += 16u) {
+        for (var i = lane % SHARE; i < p.quads; i += SHARE) {
             let alpha = exp(scores(at, i) - l);
             var slope = g[at + i];
             if HAS_ENTROPY { slope += factor * (log(alpha + TINY) + alpha / (alpha + TINY)); }
@@ -127,7 +131,7 @@ fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
     }
     delta = row_total(delta, lane);
     if there {
-        for (var i = lane % 16u; i < p.quads; i += 16u) {
+        for (var i = lane % SHARE; i < p.quads; i += SHARE) {
             g[at + i] = p.scale * s[at + i] * (g[at + i] - delta);
         }
     }

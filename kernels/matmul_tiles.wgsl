@@ -12,12 +12,12 @@
 // both sides of the others.   FLOPs 2 G M N K;
 // bytes 4 G (M K N / (COLUMNS LANES blocks) + K N M / ROWS + 2 M N K / (4 STEPS)).
 
-const STEPS: u32 = 2048u / ROWS / 16u * 16u; // A's tile is 32 KiB; LANES divides STEPS and ROWS
+const STEPS: u32 = 2048u / ROWS / 16u * 16u; // A's tile is 32 KiB; LANES divides STEPS
 
 //@include product
 
 override HAS_SUMS: bool = false; // sums [groups, m] = the sums of A's rows; A's rows lie side by side
-override K_FOURS: bool = false;  // k divides by 4
+override K_FOURS: bool = false;  // k divides by 4, or zeros follow
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(7) var<storage, read_write> sums: array<f32>;
 var<workgroup> tile: array<vec4<f32>, ROWS * STEPS>; // [row][k / 4], zero beyond k
@@ -25,7 +25,7 @@ var<workgroup> tile: array<vec4<f32>, ROWS * STEPS>; // [row][k / 4], zero beyon
 // Four steps of a row of A.
 fn a_quad(start: u32, k: u32) -> vec4<f32> {
     if K_FOURS {
-        let at = start + min(k, p.k - 4u) * p.a.col;
+        let at = start + min(k, (p.k - 1u) / 4u * 4u) * p.a.col;
         return vec4<f32>(a[at], a[at + p.a.col], a[at + 2u * p.a.col], a[at + 3u * p.a.col]);
     }
     let steps = vec4<u32>(k) + vec4<u32>(0u, 1u, 2u, 3u);
@@ -85,7 +85,7 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         // Lanes side by side read what lies side by side in A. What they copy beyond the last step nobody reads.
         if flat {
             for (var r0 = 0u; r0 < ROWS; r0 += LANES) {
-                let r = r0 + lane;
+                let r = min(r0 + lane, ROWS - 1u);
                 let start = a_start + min(row + r, p.m - 1u);
                 var sum = vec4<f32>(0.0);
                 for (var s = 0u; s < steps; s += 2u) {
@@ -95,7 +95,7 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
                     tile[r * STEPS + s + 1u] = y;
                     sum += x + select(vec4<f32>(0.0), y, s + 1u < steps);
                 }
-                if HAS_SUMS && first_block == 0u && r < rows {
+                if HAS_SUMS && first_block == 0u && r0 + lane < rows {
                     let at = g * p.m + row + r;
                     let before = select(0.0, sums[at], k0 > 0u || p.add_sums != 0u);
                     sums[at] = before + ((sum.x + sum.y) + (sum.z + sum.w));

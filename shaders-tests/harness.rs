@@ -63,7 +63,7 @@ pub fn targets() -> Vec<Target> {
     let mut all = vec![generic, hardware, own.clone()];
     if gpu().limits.max_compute_workgroup_storage_size >= 32 << 10 {
         let lanes = if own.lanes == 16 { 8 } else { 16 };
-        all.push(Target { tiles: true, direct: true, attention_rows: 32, lanes, ..own });
+        all.push(Target { tiles: true, direct: true, lanes, ..own });
     }
     all
 }

@@ -17,9 +17,9 @@ struct P {
     scale: f32,
     first: u32,
     flags: u32,
-    nothing: u32, // 0, which the driver does not know
     row: u32, // of the first workgroup of a sequence
-    pad_c: u32,
+    kept: u32, // elements of a matrix of all sequences of the launch
+    pad: u32,
     q: Lie,
     k: Lie,
     v: Lie,

@@ -58,7 +58,6 @@ const SOURCES: &[(&str, &str)] = sources![
     "attention",
     "attention_lanes",
     "attention_rows",
-    "attention_tiles",
     "basic",
     "geodesic",
     "gram",

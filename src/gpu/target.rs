@@ -43,8 +43,6 @@ pub struct Target {
     pub tiles: bool,
     /// Read the rows of a product where they lie instead of from such a tile: what an older llvmpipe likes.
     pub direct: bool,
-    /// Most rows of a workgroup of the tiled attention.
-    pub attention_rows: usize,
     /// Use fused kernels; `false` records their unfused twins.
     pub fuse: bool,
 }
@@ -61,7 +59,6 @@ impl Default for Target {
             cores: GPU_CORES,
             tiles: false,
             direct: false,
-            attention_rows: 64,
             fuse: true,
         }
     }
@@ -92,8 +89,6 @@ impl Target {
             },
             // Matrix product of 1024^3 there: 11.4 against 6.3 GFLOP per CPU-second.
             direct: old,
-            // There 64 rows are up to 1.3 times slower than 32 instead of up to 1.25 times faster, and compile three times as long.
-            attention_rows: if old { 32 } else { 64 },
             tiles: class == DeviceClass::Software && limits.max_compute_workgroup_storage_size >= 32 << 10,
             fuse: true,
         }

@@ -1,8 +1,10 @@
-//! Attention without its matrix in memory: multi-head attention, and the dispatch and combine of Soft MoE.
-//!                                                                                   kernels/attention.wgsl
-//!                                                                                   kernels/attention_tiles.wgsl
-//!                                                                                   kernels/attention_lanes.wgsl
+//! Attention without the matrix of all its sequences in memory: multi-head attention, and the dispatch and combine of Soft
+//! MoE. Three ways lead there:
+//!   by products   the matrix of a few sequences at a time, between products             kernels/attention_rows.wgsl
+//!   by lanes      narrow heads on software devices: a lane keeps whole rows             kernels/attention_lanes.wgsl
+//!   fused         every other shape: no matrix at all                                   kernels/attention.wgsl
 
+mod by_lanes;
 mod by_products;
 
 use crate::gpu::{DeviceClass, Kernel};
@@ -10,25 +12,19 @@ use crate::tensor::{Arg, GradOut, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
-/// Rows of a sequence a workgroup of the generic kernels takes.
+/// Rows of a sequence a workgroup of the fused kernels takes.
 const ROWS: usize = 16;
-const ENTROPY: &str = "entropy";
+const FORWARD: Kernel = Kernel::new("attention", "forward").rows(ROWS as u32);
+const ENTROPY: Kernel = Kernel::new("attention", "entropy").rows(ROWS as u32);
+const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
+const BACKWARD_Q: Kernel = Kernel::new("attention", "backward_q").rows(ROWS as u32);
+const BACKWARD_KV: Kernel = Kernel::new("attention", "backward_kv").rows(ROWS as u32);
 const SOFTMAX: Kernel = Kernel::new("softmax", "forward");
 const SOFTMAX_BACKWARD: Kernel = Kernel::new("softmax", "backward");
-const ROW_DELTA: Kernel = Kernel::new("attention", "row_delta");
-const FORWARD: &str = "forward";
-const BACKWARD_Q: &str = "backward_q";
-const BACKWARD_KV: &str = "backward_kv";
-/// Fewest rows of a workgroup of the tiled kernels for which it may have to see all keys at once.
-const FEW_ROWS: usize = 16;
-/// Quads of keys that the tiled kernels' workgroup memory holds, over all rows.
-const QUADS: usize = 2048;
-/// Widest head of which a lane can keep some rows whole.
-const LANE_WIDTH: usize = 64;
-/// Elements that the backward on software devices keeps of its weights at a time, by core: 1 MiB, which stays in its cache.
+/// Elements of the matrix that software devices keep at a time, by core: 1 MiB, which stays in its cache.
 const KEPT: usize = 1 << 18;
-/// Most that a single sequence may keep: 64 MiB.
-const KEPT_BY_ONE: usize = 16 << 20;
+/// The same of a GPU: 64 MiB; and the most of one sequence.
+const KEPT_ON_GPU: usize = 16 << 20;
 
 /// How the rows of all sequences lie in a tensor: sequence `z` starts at `base + z / inner * outer + z % inner *
 /// inner_stride`, and its rows are `row` elements apart.
@@ -71,28 +67,20 @@ const ADD_V: u32 = 4;
 const SAME_KV: u32 = 8;
 const HAS_ENTROPY: u32 = 16;
 
-/// The kernels that share one algorithm.
-#[derive(Clone, Copy, PartialEq)]
-enum Family {
-    /// For every device and shape.
-    Generic,
-    /// For software devices: rows that share what their lanes load.
-    Tiles,
-    /// For software devices: rows that a lane keeps whole.
-    Lanes,
+/// The kernels that make an attention.
+#[derive(Clone, Copy)]
+enum Way {
+    Products,
+    /// With the rows' log-sum-exps.
+    Lanes(Tensor),
+    /// With the rows' log-sum-exps and the entropies' slopes.
+    Fused(Tensor, Tensor),
 }
 
-impl Family {
-    fn kernel(self, entry: &'static str) -> Kernel {
-        match self {
-            Family::Generic => Kernel::new("attention", entry),
-            Family::Tiles => Kernel::new("attention_tiles", entry).trusted(),
-            Family::Lanes => Kernel::new("attention_lanes", entry),
-        }
-    }
-}
+/// Where the gradients of q, k and v go, of those that are asked for.
+type Grads = [Option<GradOut>; 3];
 
-/// An attention's recording: its sizes, sides and the kernels chosen for it.
+/// An attention's recording: its sizes and sides.
 #[derive(Clone, Copy)]
 struct Attend {
     size: Size,
@@ -100,79 +88,84 @@ struct Attend {
     k: Side,
     v: Side,
     o: Side,
-    family: Family,
     /// The sequences of a launch.
     first: usize,
     end: usize,
 }
 
 impl Attend {
-    /// Of a tiled kernel: rows a workgroup takes, workgroups a sequence, and whether one sees all of the other side at once.
-    fn tiles(&self, t: &Tape, entry: &'static str, entropy: bool) -> (usize, usize, bool) {
-        let Size { nq, nk, .. } = self.size;
-        let (n, seen) = if entry == BACKWARD_KV { (nk, nq) } else { (nq, nk) };
-        // Rows in equal blocks: a last block of a few rows would cost as much as a full one. A single block's are rounded,
-        // so that fewer kernels are compiled.
-        let most =
-            if entry == FORWARD && entropy { rows_that_see(nk) } else { usize::MAX }.min(t.target.attention_rows);
-        let blocks = n.div_ceil(most);
-        let rows = if blocks == 1 { n.next_multiple_of(4).min(most) } else { n.div_ceil(blocks) };
-        let quads = if entry == FORWARD { QUADS / rows - 1 } else { QUADS / rows / 2 };
-        (rows, blocks, seen <= 4 * quads)
+    /// FLOPs of one product over the sequences of a launch.
+    fn flops(&self) -> f64 {
+        let Size { nq, nk, d, .. } = self.size;
+        2.0 * ((self.end - self.first) * nq) as f64 * (nk * d) as f64
     }
 
-    /// Records the work over the rows of one side, `flops` of it.
-    fn launch(&self, t: &mut Tape, entry: &'static str, args: &[Arg], flags: u32, flops: f64) {
-        let lanes = t.target.lanes.min(64);
+    /// Elements of a matrix of those sequences.
+    fn kept(&self) -> usize {
+        (self.end - self.first) * self.size.nq * self.size.nk.next_multiple_of(4)
+    }
+
+    /// What kernels over a side's rows, `blocks` workgroups a sequence from `row` on, are told.
+    fn words(&self, blocks: usize, row: usize, flags: u32) -> Vec<u32> {
         let Size { inner, nq, nk, d, scale, .. } = self.size;
-        let n = if entry == BACKWARD_KV { nk } else { nq };
-        let kernel = self.family.kernel(entry);
-        // Parts of the rows: the first, workgroups a sequence, the kernel, its share.
-        let mut parts = Vec::new();
-        let mut one_chunk = false;
-        match self.family {
-            Family::Generic => parts.push((0, n.div_ceil(ROWS), kernel.rows(ROWS as u32), 1.0)),
-            Family::Lanes => {
-                let kernel = kernel.rows(d as u32 / 4);
-                // A last workgroup of few rows has fewer a lane.
-                let most = 4 * lanes as usize;
-                let columns = (n % most).div_ceil(lanes as usize).max(2);
-                let rest = if columns < 4 { n % most } else { 0 };
-                let whole = (n - rest).div_ceil(most);
-                let share = rest as f64 / n as f64;
-                if whole > 0 {
-                    parts.push((0, whole, kernel, 1.0 - share));
-                }
-                if rest > 0 {
-                    parts.push((whole * most, 1, kernel.columns(columns as u32), share));
-                }
-            }
-            Family::Tiles => {
-                let (rows, blocks, all) = self.tiles(t, entry, flags & HAS_ENTROPY != 0);
-                one_chunk = all;
-                // As many columns a lane as leave the fewest lanes idle.
-                let work = |columns: &u32| d.div_ceil((columns * lanes) as usize) as u32 * columns;
-                let columns = [4, 3, 2].into_iter().filter(|c| d % *c as usize == 0).min_by_key(work).unwrap_or(4);
-                parts.push((0, blocks, kernel.rows(rows as u32).columns(columns), 1.0));
-            }
-        }
-        for (from, blocks, kernel, share) in parts {
-            let mut words =
-                words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, 0u32, from, 0u32].to_vec();
-            words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
-            let launch = t.launch(kernel, ((self.end - self.first) * blocks) as u64, args, &words);
-            launch.constant("LANES", lanes).flops(share * flops);
-            if self.family == Family::Tiles {
-                launch.constant("ONE_CHUNK", u32::from(one_chunk));
-                launch.constant("HAS_ENTROPY", u32::from(flags & HAS_ENTROPY != 0));
-            }
-        }
+        let mut words = words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, row].to_vec();
+        words.extend(words![self.kept(), 0u32]);
+        words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
+        words
     }
 
-    /// What a kernel that is not generic binds: the sides, what is known of the rows, where results go, and more.
-    fn args(&self, dout: Tensor, known: Tensor, out: [Tensor; 2], more: &[Tensor]) -> Vec<Arg> {
-        let sides = [self.q.0, self.k.0, self.v.0, dout, known];
-        sides.iter().chain(&out).chain(more).map(|x| Arg::from(*x)).collect()
+    /// As many sequences at a time as keep `matrices` of [nq, nk rounded up to 4] small: the rounds, and the elements of
+    /// one matrix of all their sequences.
+    fn rounds(&self, t: &Tape, matrices: usize) -> (Vec<Attend>, usize) {
+        let Size { z, nq, nk, .. } = self.size;
+        let each = nq * nk.next_multiple_of(4);
+        let kept = match t.target.class {
+            DeviceClass::Hardware => KEPT_ON_GPU,
+            DeviceClass::Software => KEPT * t.target.cores as usize / matrices,
+        };
+        let step = (kept.min(t.target.max_binding as usize / 4 / matrices) / each).clamp(1, z);
+        let round = |first| Attend { first, end: (first + step).min(z), ..*self };
+        ((0..z).step_by(step).map(round).collect(), step * each)
+    }
+
+    /// Launches a fused kernel over `n` rows of every sequence.
+    fn launch(&self, t: &mut Tape, kernel: Kernel, n: usize, args: &[Tensor], flags: u32, products: f64) {
+        let lanes = t.target.lanes.min(64);
+        let blocks = n.div_ceil(ROWS);
+        let args: Vec<Arg> = args.iter().map(|x| Arg::from(*x)).collect();
+        t.launch(kernel, (self.size.z * blocks) as u64, &args, &self.words(blocks, 0, flags))
+            .constant("LANES", lanes)
+            .flops(products * self.flops());
+    }
+
+    fn forward(&self, t: &mut Tape, entropy: Option<Tensor>) -> Way {
+        let Size { z, nq, .. } = self.size;
+        let [lse, slopes] = [(); 2].map(|()| t.saved([z * nq]));
+        self.launch(t, FORWARD, nq, &[self.q.0, self.k.0, self.v.0, self.o.0, lse], 0, 2.0);
+        if let Some(entropy) = entropy {
+            self.launch(t, ENTROPY, nq, &[self.q.0, self.k.0, lse, entropy, slopes], 0, 1.0);
+        }
+        Way::Fused(lse, slopes)
+    }
+
+    fn backward(&self, t: &mut Tape, dout: Tensor, [lse, slopes]: [Tensor; 2], dentropy: Option<Tensor>, to: Grads) {
+        let Size { z, nq, nk, d, inner, .. } = self.size;
+        let delta = t.saved([z * nq, 2]);
+        let mut w = words![nq, d, z, inner, dentropy.is_some(), 0u32, 0u32, 0u32].to_vec();
+        w.extend(self.o.1.words());
+        let args = [self.o.0, dout, slopes, dentropy.unwrap_or(lse), delta].map(Arg::from);
+        t.launch(ROW_DELTA, (z * nq).div_ceil(64) as u64, &args, &w).flops(2.0 * (z * nq * d) as f64);
+        let [dq, dk, dv] = to;
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let flags = flag(dentropy.is_some(), HAS_ENTROPY) | flag(self.one_kv(), SAME_KV);
+        let args = |out: &[Tensor]| [&[self.q.0, self.k.0, self.v.0, dout, lse, delta], out].concat();
+        if let Some(dq) = dq {
+            self.launch(t, BACKWARD_Q, nq, &args(&[dq.tensor]), flags | flag(dq.accumulate, ADD_Q), 3.0);
+        }
+        if let Some((dk, dv)) = dk.zip(dv) {
+            let flags = flags | flag(dk.accumulate, ADD_K) | flag(dv.accumulate, ADD_V);
+            self.launch(t, BACKWARD_KV, nk, &args(&[dk.tensor, dv.tensor]), flags, 2.0);
+        }
     }
 
     /// Whether k and v are one tensor, whose gradient is the sum of both.
@@ -180,135 +173,39 @@ impl Attend {
         self.k.0 == self.v.0 && self.q.0 != self.k.0
     }
 
-    /// Where the gradients of k and v go. In multi-head attention q, k and v are parts of one tensor: its gradient is one
-    /// buffer, whose parts are each written once.
-    fn shared_grads(&self, t: &mut Tape, dq: Option<GradOut>) -> (Option<GradOut>, Option<GradOut>) {
+    /// In multi-head attention q, k and v are parts of one tensor: its gradient is one buffer, whose parts are each written
+    /// once.
+    fn grads(&self, t: &mut Tape) -> Grads {
+        let dq = t.grad_out(self.q.0);
         if self.q.0 == self.k.0 {
-            return (dq, dq);
+            return [dq; 3];
         }
         let dk = t.grad_out(self.k.0);
-        (dk, if self.one_kv() { dk } else { t.grad_out(self.v.0) })
+        [dq, dk, if self.one_kv() { dk } else { t.grad_out(self.v.0) }]
     }
-}
-
-/// Rows of a tiled forward whose workgroup sees `nk` keys at once.
-fn rows_that_see(nk: usize) -> usize {
-    QUADS / (nk.div_ceil(4) + 1)
 }
 
 /// Records the attention of `q` over `k` and `v` into `o`; with `entropy` [z, nq] also, by row, the sum of
 /// `alpha ln(alpha + 1e-8)` over the weights.
 fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy: Option<Tensor>) {
-    let Size { z, nq, nk, d, .. } = size;
-    let fours = |l: Lie| {
-        l.outer.is_multiple_of(4) && l.inner.is_multiple_of(4) && l.row.is_multiple_of(4) && l.base.is_multiple_of(4)
-    };
-    let whole = d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1)) && nq * nk <= KEPT_BY_ONE / 4;
-    let fit = whole && t.target.tiles;
-    let apart = q.0 == k.0 || k.0 != v.0;
-    let family = if fit && d <= LANE_WIDTH && entropy.is_none() && apart {
-        Family::Lanes
-    } else if fit && (entropy.is_none() || rows_that_see(nk) >= FEW_ROWS) {
-        // The tiled forward sums the entropy too, of rows whose weights it has all at once.
-        Family::Tiles
+    let fours = |l: Lie| [l.outer, l.inner, l.row, l.base].iter().all(|n| n.is_multiple_of(4));
+    let whole = size.d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1)) && size.nq * size.nk <= KEPT_ON_GPU / 4;
+    let this = Attend { size, q, k, v, o, first: 0, end: size.z };
+    let way = if !whole || t.target.class == DeviceClass::Software && !t.target.tiles {
+        this.forward(t, entropy)
+    } else if t.target.class == DeviceClass::Software && this.narrow() && entropy.is_none() {
+        this.forward_by_lanes(t)
     } else {
-        Family::Generic
+        this.forward_by_products(t, entropy)
     };
-    let generic = family == Family::Generic;
-    let this = Attend { size, q, k, v, o, family, first: 0, end: z };
-    if whole && t.target.class == DeviceClass::Hardware {
-        this.forward_by_products(t, entropy);
-        t.on_backward(move |t| {
-            let dentropy = entropy.and_then(|e| t.grad(e));
-            let Some(dout) = t.grad(o.0) else { return Ok(()) };
-            let dq = t.grad_out(q.0);
-            let (dk, dv) = this.shared_grads(t, dq);
-            this.backward_by_products(t, dout, dentropy, [dq, dk, dv]);
-            Ok(())
-        });
-        return;
-    }
-    let pairs = z as f64 * nq as f64 * nk as f64 * d as f64;
-    // What the backward needs of a row: the log-sum-exp and the entropy's slope; tiled kernels keep them together.
-    let lse = t.saved([z * nq, if family == Family::Tiles { 2 } else { 1 }]);
-    let slopes = if generic { t.saved([z * nq]) } else { lse };
-    if generic {
-        let args = [q.0, k.0, v.0, o.0, lse].map(Arg::from);
-        this.launch(t, FORWARD, &args, 0, 4.0 * pairs);
-        if let Some(entropy) = entropy {
-            let args = [q.0, k.0, lse, entropy, slopes].map(Arg::from);
-            this.launch(t, ENTROPY, &args, 0, 2.0 * pairs);
-        }
-    } else {
-        // A kernel binds what any of its file's functions could look at.
-        let last = if family == Family::Tiles { entropy.unwrap_or(lse) } else { q.0 };
-        let args = this.args(q.0, lse, [o.0; 2], &[last]);
-        let flags = if entropy.is_some() { HAS_ENTROPY } else { 0 };
-        this.launch(t, FORWARD, &args, flags, 4.0 * pairs);
-    }
     t.on_backward(move |t| {
         let dentropy = entropy.and_then(|e| t.grad(e));
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
-        // What backward_q has to know of a row's results beforehand.
-        let alone = family == Family::Tiles && this.tiles(t, BACKWARD_Q, false).2;
-        let row = match family {
-            Family::Lanes => o.0,
-            _ if alone => dentropy.unwrap_or(lse),
-            _ => t.saved([z * nq, 2]),
-        };
-        if family != Family::Lanes && !alone {
-            let (stride, first) = if generic { (1u32, 0u32) } else { (2, 1) };
-            let mut w = words![nq, d, z, size.inner, dentropy.is_some(), stride, first, 0u32].to_vec();
-            w.extend(o.1.words());
-            let args = [o.0, dout, slopes, dentropy.unwrap_or(lse), row].map(Arg::from);
-            t.launch(ROW_DELTA, (z * nq).div_ceil(64) as u64, &args, &w).flops(2.0 * (z * nq * d) as f64);
-        }
-        let mut flags = if dentropy.is_some() { HAS_ENTROPY } else { 0 };
-        let dq = t.grad_out(q.0);
-        if let Some(dq) = dq {
-            flags |= if dq.accumulate { ADD_Q } else { 0 };
-        }
-        let (dk, dv) = this.shared_grads(t, dq);
-        if this.one_kv() {
-            flags |= SAME_KV;
-        }
-        let dkv = dk.zip(dv);
-        if let Some((dk, dv)) = dkv {
-            flags |= if dk.accumulate { ADD_K } else { 0 } | if dv.accumulate { ADD_V } else { 0 };
-        }
-        if generic {
-            let args = |out: &[Tensor]| -> Vec<Arg> {
-                [q.0, k.0, v.0, dout, lse, row].iter().chain(out).map(|x| Arg::from(*x)).collect()
-            };
-            if let Some(dq) = dq {
-                this.launch(t, BACKWARD_Q, &args(&[dq.tensor]), flags, 6.0 * pairs);
-            }
-            if let Some((dk, dv)) = dkv {
-                this.launch(t, BACKWARD_KV, &args(&[dk.tensor, dv.tensor]), flags, 4.0 * pairs);
-            }
-            return Ok(());
-        }
-        if dq.is_none() && dkv.is_none() {
-            return Ok(());
-        }
-        // The launch for k and v needs what that for q finds.
-        let dq = dq.map_or_else(|| t.saved(q.0.shape()), |dq| dq.tensor);
-        // Weights and slopes are kept, for as many sequences as fit.
-        let each = nq * nk.next_multiple_of(4) * 2;
-        let most = (KEPT * t.target.cores as usize).min(t.target.max_binding as usize / 4);
-        let step = (most / each).clamp(1, z);
-        let kept = t.saved([step * each]);
-        for first in (0..z).step_by(step) {
-            let this = Attend { first, end: (first + step).min(z), ..this };
-            let pairs = pairs * (this.end - first) as f64 / z as f64;
-            let args = this.args(dout, lse, [dq; 2], &[row, kept]);
-            this.launch(t, BACKWARD_Q, &args, flags, 6.0 * pairs);
-            if let Some((dk, dv)) = dkv {
-                let args = this.args(dout, kept, [dk.tensor, dv.tensor], &[]);
-                // Products alone: with enough columns for every lane, rows that share them are faster.
-                let family = if d * 2 > LANE_WIDTH { Family::Tiles } else { family };
-                Attend { family, ..this }.launch(t, BACKWARD_KV, &args, flags, 4.0 * pairs);
-            }
+        let to = this.grads(t);
+        match way {
+            Way::Products => this.backward_by_products(t, dout, dentropy, to),
+            Way::Lanes(lse) => this.backward_by_lanes(t, dout, lse, to),
+            Way::Fused(lse, slopes) => this.backward(t, dout, [lse, slopes], dentropy, to),
         }
         Ok(())
     });

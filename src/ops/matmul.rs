@@ -22,8 +22,8 @@ const TILES: Kernel = Kernel::new("matmul_tiles", "product").trusted();
 const DIRECT: Kernel = Kernel::new("matmul_direct", "product").rows(32);
 /// Blocks of columns a workgroup of the tiled kernel walks at most: B's share of a pass is then 1 MiB.
 const BLOCKS: usize = 16;
-/// Rows of A, and a stride of B, from which on packing B for the tiled kernel pays.
-const PACK_ROWS: usize = 192;
+/// Rows of A, and a stride of B, beyond which packing B for the tiled kernel pays.
+const PACK_ROWS: usize = 256;
 const PACK_STRIDE: usize = 768;
 /// Steps of k a workgroup packs.
 const PACK_CHUNK: usize = 64;
@@ -142,13 +142,13 @@ fn part(x: Tensor, groups: usize, range: &std::ops::Range<usize>) -> Arg {
     x.window(range.start * each, range.len() * each)
 }
 
-/// Columns a lane of the tiled kernel takes; none where the shape is not for it.
-fn tiled(t: &Tape, size: Size) -> Option<usize> {
-    if !t.target.tiles || !size.n.is_multiple_of(4) {
+/// Columns a lane of the tiled kernel takes for C of `n` columns; none where that is not for it.
+fn tiled(t: &Tape, n: usize) -> Option<usize> {
+    if !t.target.tiles || !n.is_multiple_of(4) {
         return None;
     }
-    let idle = |columns: usize| size.n.next_multiple_of(columns * t.target.lanes as usize) - size.n;
-    let three = size.n.is_multiple_of(3) && 4 * idle(3) + size.n <= 4 * idle(4);
+    let idle = |columns: usize| n.next_multiple_of(columns * t.target.lanes as usize) - n;
+    let three = n.is_multiple_of(3) && 4 * idle(3) + n <= 4 * idle(4);
     Some(if three { 3 } else { 4 })
 }
 
@@ -156,7 +156,7 @@ fn tiled(t: &Tape, size: Size) -> Option<usize> {
 fn sums_too(t: &Tape, size: Size, matrices: [Matrix; 3]) -> bool {
     match blocked(t, size, matrices) {
         Some(_) => size.m.is_multiple_of(4),
-        None => tiled(t, size).is_some(),
+        None => tiled(t, size.n).is_some(),
     }
 }
 
@@ -170,18 +170,20 @@ fn product(
     epilogue: Epilogue,
     sums: Option<GradOut>,
 ) {
-    let Size { groups: all, m, n, k } = size;
+    let Size { groups: all, m, k, .. } = size;
     let lanes = t.target.lanes as usize;
     if let Some(along_k) = blocked(t, size, [a, b, c]) {
         return product_of_blocks(t, size, [a, b, c], along_k, bias, epilogue, sums);
     }
     let (code, accumulate, extra) = epilogue.parts();
-    let tiles = tiled(t, size);
+    // What is written beyond padded rows will not be read.
+    let n = if c.padded { size.n.next_multiple_of(4) } else { size.n };
+    let tiles = tiled(t, n);
     let columns = tiles.unwrap_or(4);
     let panels = n.div_ceil(columns * lanes);
     let packed = match tiles {
-        Some(_) if m < PACK_ROWS || b.row.max(b.col) < PACK_STRIDE => None,
-        _ => Some(pack(t, b, size, columns)),
+        Some(_) if m <= PACK_ROWS || b.row.max(b.col) < PACK_STRIDE => None,
+        _ => Some(pack(t, b, Size { n, ..size }, columns)),
     };
     // A binding that a plain product does not look at still needs a buffer.
     let unused = t.saved([64]);
@@ -207,7 +209,7 @@ fn product(
                 t.launch(PRODUCT, (groups.len() * panels * row_blocks) as u64, &args, &words)
             }
             Some(_) => {
-                let direct = t.target.direct && sums.is_none() && a.fours(k);
+                let direct = t.target.direct && sums.is_none() && k.is_multiple_of(4) && a.fours(k);
                 let rows = if direct { DIRECT.rows as usize } else { tile_rows(m) };
                 let row_blocks = m.div_ceil(rows);
                 // Long walks reuse A's tile; short ones keep all cores busy.
@@ -227,7 +229,7 @@ fn product(
                     args.push(sums.map_or(unused.into(), |s| part(s.tensor, all, &groups)));
                     t.launch(TILES.rows(rows as u32).columns(columns as u32), number, &args, &words)
                         .constant("HAS_SUMS", u32::from(sums.is_some()))
-                        .constant("K_FOURS", u32::from(k.is_multiple_of(4)))
+                        .constant("K_FOURS", u32::from(k.is_multiple_of(4) || a.fours(k)))
                 };
                 launch.constant("PACKED", u32::from(packed.is_some()))
             }
@@ -235,13 +237,15 @@ fn product(
         launch
             .constant("LANES", lanes as u32)
             .constant("EPILOGUE", code)
-            .flops(2.0 * (groups.len() * m) as f64 * (n * k) as f64);
+            .flops(2.0 * (groups.len() * m) as f64 * (size.n * k) as f64);
     }
 }
 
-/// Rows of C a workgroup of the tiled kernel takes: blocks as equal as sixteens allow, up to 64.
+/// Rows of C a workgroup of the tiled kernel takes, up to 64: blocks as equal as sixteens allow; as fours do, where there
+/// are so few that idle rows are worth a kernel of their own.
 fn tile_rows(m: usize) -> usize {
-    m.div_ceil(m.div_ceil(64)).next_multiple_of(16)
+    let blocks = m.div_ceil(64);
+    m.div_ceil(blocks).next_multiple_of(if blocks <= 4 { 4 } else { 16 })
 }
 
 /// The sizes of a layer, `y[g] = x[g] w[g]^T + b[g]` with x [m, k] and w [n, k], and whether the rows of x and of y
