@@ -4,6 +4,7 @@
 //
 //@include grid
 
+override STEPS: u32 = 1u;
 override LANES: u32 = 64u; // one vector where the driver runs on the CPU
 
 fn element(id: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
@@ -146,34 +147,34 @@ const HIDDEN: u32 = 0xffffffffu;
 @group(0) @binding(4) var<storage, read> restore: array<u32>;    // [rows, patches]: index among the kept, or HIDDEN
 @group(0) @binding(5) var<storage, read_write> full: array<f32>; // [targets, rows, 1 + patches, d]
 
+// Row `row` over targets, sequences and tokens.
+fn scatter_row(row: u32, lane: u32) {
+    let token = row % (p.patches + 1u);
+    let sequence_index = row / (p.patches + 1u);
+    var from_index = 0u;
+    if token > 0u {
+        from_index = restore[sequence_index % p.rows * p.patches + token - 1u];
+    }
+    let hides = from_index == HIDDEN;
+    let from_mask = sequence_index / p.rows * p.d;
+    let from_row = (sequence_index * (p.kept + 1u) + select(from_index + min(token, 1u), 0u, hides)) * p.d;
+    for (var i = 0u; i < STEPS; i += 1u) {
+        let c = i * LANES + lane;
+        full[row * p.d + c] = select(visible[from_row + c], mask_token[from_mask + c], hides) + place[token * p.d + c];
+    }
+}
+
 // Kept tokens back in their places, the target's mask token elsewhere, all with their positions.
 @compute @workgroup_size(LANES)
 fn scatter(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let row = group_index(id, groups); // over targets, sequences and tokens
+    let row = group_index(id, groups) * 4u;
     if row >= p.total {
         return;
     }
-    let token = row % (p.patches + 1u);
-    let sequence_index = row / (p.patches + 1u);
-    let start = sequence_index * (p.kept + 1u) * p.d;
-    var from_index = 0u;
-    if token > 0u {
-        from_index = restore[sequence_index % p.rows * p.patches + token - 1u];
-        if from_index != HIDDEN {
-            from_index += 1u;
-        }
-    }
-    if from_index == HIDDEN {
-        let from_mask = sequence_index / p.rows * p.d;
-        for (var c = lane; c < p.d; c += LANES) {
-            full[row * p.d + c] = mask_token[from_mask + c] + place[token * p.d + c];
-        }
-    } else {
-        for (var c = lane; c < p.d; c += LANES) {
-            full[row * p.d + c] = visible[start + from_index * p.d + c] + place[token * p.d + c];
-        }
-    }
+    //@repeat 4
+    scatter_row(min(row + 0u, p.total - 1u), lane);
+    //@end
 }
 
 @group(0) @binding(1) var<storage, read> dfull: array<f32>;
@@ -220,10 +221,12 @@ fn scatter_backward_mask(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_work
     var sum = select(0.0, dmask[i], p.accumulate != 0u);
     for (var r = first; r < min(first + p.batch, p.rows); r += 1u) {
         let start = (target_index * p.rows + r) * (p.patches + 1u);
-        for (var k = 0u; k < p.patches; k += 1u) {
-            if hidden[r * p.patches + k] == HIDDEN {
-                sum += dfull[(start + k + 1u) * p.d + i % p.d];
-            }
+        for (var k = 0u; k < p.patches; k += 4u) {
+            //@repeat 4
+            let patch_0 = min(k + 0u, p.patches - 1u);
+            let counts_0 = k + 0u < p.patches && hidden[r * p.patches + patch_0] == HIDDEN;
+            sum += select(0.0, dfull[(start + patch_0 + 1u) * p.d + i % p.d], counts_0);
+            //@end
         }
     }
     dmask[i] = sum;

@@ -96,6 +96,17 @@ fn heads([s, n, heads, d]: [usize; 4]) -> impl Fn(&mut Tape) -> Result<Tensor> {
     }
 }
 
+/// Pixels to a model's input, without a gradient.
+fn prepare(name: &'static str, from: usize, to: usize) -> Case {
+    let record = move |t: &mut Tape| {
+        let raw = t.input("raw", [32, 10, from, from]);
+        let [mean, inverse] = ["mean", "inverse"].map(|name| t.input(name, [10]));
+        let flips = t.constant([32], &[0u32, 1, 2, 3].repeat(8));
+        ops::prepare(t, raw, mean, inverse, flips, to).map(|_| None)
+    };
+    Case { name, params: Params::default(), record: Box::new(record), fill: None }
+}
+
 /// Dispatch, a cheap expert, combine.
 fn routed([z, s, n, d]: [usize; 4], fuse: bool) -> impl Fn(&mut Tape) -> Result<Tensor> {
     move |t| {
@@ -190,6 +201,8 @@ pub fn cases() -> Result<Vec<Case>> {
             let (a, b) = (x(t, [width]), x(t, [width]));
             ops::add(t, a, b)
         }),
+        prepare("prepare B 32, 10 bands of 120 px", 120, 120),
+        prepare("prepare B 32, 10 bands, 120 to 224 px", 120, 224),
         vit_block(),
         tiny_step(32)?,
     ])

@@ -6,7 +6,6 @@ use crate::words;
 use anyhow::{Result, bail};
 
 const PREPARE: Kernel = Kernel::new("prepare", "prepare");
-const LANES: usize = 64;
 /// Target pixels are counted in 2 * size * size with 32-bit signed integers.
 const MAX_SIZE: usize = 16_384;
 
@@ -27,10 +26,15 @@ pub fn prepare(t: &mut Tape, raw: Tensor, mean: Tensor, inv_std: Tensor, flips: 
         bail!("prepare: {from} pixels to {size}; both must be 1 to {MAX_SIZE}");
     }
     let y = t.value([batch, channels, size, size], &[]);
-    let n = batch * size * size;
+    let n = batch * size;
+    let lanes = t.target.lanes.min(64);
     let args = [y.into(), raw.into(), mean.into(), inv_std.into(), flips.into()];
     let flops = if from == size { 2.0 } else { 42.0 };
-    t.launch(PREPARE, n.div_ceil(LANES) as u64, &args, words![n, channels, from, size]).flops(flops * y.elems() as f64);
+    t.launch(PREPARE, n as u64, &args, words![n, from, size])
+        .constant("LANES", lanes)
+        .constant("CHANNELS", channels as u32)
+        .constant("RESIZES", u32::from(from != size))
+        .flops(flops * y.elems() as f64);
     Ok(y)
 }
 

@@ -112,7 +112,8 @@ pub fn scatter(
     let words = move |total: usize, accumulate: bool| words![total, d, r, k, p, accumulate, targets, r].to_vec();
     let args = [visible.into(), mask_token.into(), position.into(), restore.into(), y.into()];
     let rows = targets * r * (p + 1);
-    by_row(t, SCATTER, rows, &args, &words(rows, false));
+    let lanes = lanes(t);
+    t.launch(SCATTER, rows.div_ceil(4) as u64, &args, &words(rows, false)).constant("LANES", lanes).constant("STEPS", (d as u32).div_ceil(lanes));
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(out) = t.grad_out(visible) {
