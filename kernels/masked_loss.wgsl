@@ -11,12 +11,13 @@ struct P {
     hidden: u32,       // M
     side: u32,         // patches a side of the image
     edge: u32,         // pixels a side of a patch
-    channels: u32,
     absolute: u32,     // |e| instead of e^2
     normalise: u32,    // each patch's target by its own mean and unbiased variance
-    accumulate: u32,
     nothing: u32,      // 0, which the driver does not know
 }
+// A loop of constant length is unrolled, and where the driver runs on the CPU both sides of a condition run.
+override CHANNELS: u32 = 1u;
+override ACCUMULATE: bool = false;
 @group(0) @binding(0) var<uniform> p: P;
 @group(0) @binding(1) var<storage, read> pred: array<f32>;
 @group(0) @binding(2) var<storage, read> image: array<f32>;
@@ -37,20 +38,20 @@ fn image_at(row: u32, pixel: u32) -> u32 {
     let down = over_edge(pixel);
     let y = q / p.side * p.edge + down;
     let x = q % p.side * p.edge + pixel - down * p.edge;
-    return (row / p.hidden * p.channels * size + y) * size + x;
+    return (row / p.hidden * CHANNELS * size + y) * size + x;
 }
 
 const LINE: u32 = 16u;
 
 // 0, after a look at the patch's cache lines, one a lane: on a CPU's vector units few waits for memory instead of many.
 fn looked(row: u32, lane: u32) -> f32 {
-    let values = p.edge * p.edge * p.channels;
+    let values = p.edge * p.edge * CHANNELS;
     let plane = p.side * p.side * p.edge * p.edge;
     var seen = 0u;
     for (var v = lane * LINE; v < values; v += LANES * LINE) {
         seen |= bitcast<u32>(pred[row * values + v]) | bitcast<u32>(slope[row * values + v]);
     }
-    for (var s = lane; s < p.edge * p.channels; s += LANES) {
+    for (var s = lane; s < p.edge * CHANNELS; s += LANES) {
         let c = over_edge(s);
         let at = image_at(row, (s - c * p.edge) * p.edge) + c * plane;
         seen |= bitcast<u32>(image[at]) | bitcast<u32>(image[at + p.edge - 1u]);
@@ -72,7 +73,7 @@ fn patch_error(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     }
     let pixels = p.edge * p.edge;
     let plane = p.side * p.side * pixels;
-    let values = f32(pixels * p.channels);
+    let values = f32(pixels * CHANNELS);
     var total = 0.0;
     if LANES < 64u {
         total = looked(row, lane);
@@ -83,7 +84,7 @@ fn patch_error(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
         var sum = 0.0;
         for (var i = lane; i < pixels; i += LANES) {
             let at = image_at(row, i);
-            for (var c = 0u; c < p.channels; c++) {
+            for (var c = 0u; c < CHANNELS; c++) {
                 sum += image[at + c * plane];
             }
         }
@@ -91,19 +92,19 @@ fn patch_error(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
         var squares = 0.0;
         for (var i = lane; i < pixels; i += LANES) {
             let at = image_at(row, i);
-            for (var c = 0u; c < p.channels; c++) {
+            for (var c = 0u; c < CHANNELS; c++) {
                 let e = image[at + c * plane] - mean;
                 squares += e * e;
             }
         }
         inv = 1.0 / sqrt(row_sum(squares, lane, 1u) / (values - 1.0) + 1e-6);
     }
-    let start = row * pixels * p.channels;
+    let start = row * pixels * CHANNELS;
     let share = 1.0 / values;
     for (var i = lane; i < pixels; i += LANES) {
         let at = image_at(row, i);
-        for (var c = 0u; c < p.channels; c++) {
-            let k = start + i * p.channels + c;
+        for (var c = 0u; c < CHANNELS; c++) {
+            let k = start + i * CHANNELS + c;
             let e = pred[k] - (image[at + c * plane] - mean) * inv;
             total += select(e * e, abs(e), p.absolute != 0u);
             slope[k] = share * select(2.0 * e, sign(e), p.absolute != 0u);
@@ -127,7 +128,7 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     if row >= p.rows {
         return;
     }
-    let values = p.edge * p.edge * p.channels;
+    let values = p.edge * p.edge * CHANNELS;
     let start = row * values;
     var factor = derror[row];
     if LANES < 64u {
@@ -139,7 +140,7 @@ fn backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     }
     for (var k = start + lane; k < start + values; k += LANES) {
         var sum = factor * slope_in[k];
-        if p.accumulate != 0u {
+        if ACCUMULATE {
             sum += dpred[k];
         }
         dpred[k] = sum;

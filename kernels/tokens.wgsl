@@ -11,10 +11,11 @@ fn element(id: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
     return group_index(id, groups) * LANES + lane;
 }
 
+override CHANNELS: u32 = 1u;
+
 struct Patches {
     total: u32, // rows
     kept: u32, // patches kept of an image
-    channels: u32,
     size: u32, // image side
     rho: u32, // patch side
     nothing: u32, // 0, which the driver does not know
@@ -45,10 +46,10 @@ fn patches(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     var zero = 0.0;
     if LANES < 64u {
         var seen = 0u;
-        for (var s = lane; s < q.rho * q.channels; s += LANES) {
+        for (var s = lane; s < q.rho * CHANNELS; s += LANES) {
             let channel = over_rho(s);
             let line = corner + (s - channel * q.rho) * q.size;
-            let at = (row / q.kept * q.channels + channel) * q.size * q.size + line;
+            let at = (row / q.kept * CHANNELS + channel) * q.size * q.size + line;
             seen |= bitcast<u32>(image[at]) | bitcast<u32>(image[at + q.rho - 1u]);
         }
         zero = bitcast<f32>(seen & q.nothing);
@@ -56,9 +57,9 @@ fn patches(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     for (var i = lane; i < area; i += LANES) {
         let y = over_rho(i);
         let at = corner + y * q.size + i - y * q.rho;
-        for (var channel = 0u; channel < q.channels; channel += 1u) {
-            rows[(row * q.channels + channel) * area + i] =
-                image[(row / q.kept * q.channels + channel) * q.size * q.size + at] + zero;
+        for (var channel = 0u; channel < CHANNELS; channel += 1u) {
+            rows[(row * CHANNELS + channel) * area + i] =
+                image[(row / q.kept * CHANNELS + channel) * q.size * q.size + at] + zero;
         }
     }
 }

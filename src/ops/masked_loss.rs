@@ -48,20 +48,19 @@ pub fn masked_patch_loss(
         bail!("masked_patch_loss: a patch of one value has no variance to normalise by");
     }
     let rows = batch * count;
-    let words = move |accumulate: bool| {
-        let words = words![rows, count, size / patch, patch, channels, error == Error::Mae, norm_pix, accumulate, 0u32];
-        words.to_vec()
-    };
+    let words = words![rows, count, size / patch, patch, error == Error::Mae, norm_pix, 0u32].to_vec();
     let errors = t.value([rows], &[pred]);
     let slope = t.saved([rows, values]);
     let work = (rows * values) as f64;
     let lanes = t.target.lanes.min(64);
     let args = [pred, image, hidden, errors, slope].map(Arg::from);
-    t.launch(PATCH_ERROR, rows as u64, &args, &words(false)).constant("LANES", lanes).flops(4.0 * work);
+    let launch = t.launch(PATCH_ERROR, rows as u64, &args, &words).constant("LANES", lanes).flops(4.0 * work);
+    launch.constant("CHANNELS", channels as u32);
     t.on_backward(move |t| {
         if let (Some(derrors), Some(out)) = (t.grad(errors), t.grad_out(pred)) {
             let args = [slope, derrors, out.tensor].map(Arg::from);
-            t.launch(BACKWARD, rows as u64, &args, &words(out.accumulate)).constant("LANES", lanes).flops(work);
+            let launch = t.launch(BACKWARD, rows as u64, &args, &words).constant("LANES", lanes).flops(work);
+            launch.constant("CHANNELS", channels as u32).constant("ACCUMULATE", u32::from(out.accumulate));
         }
         Ok(())
     });

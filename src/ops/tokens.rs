@@ -3,7 +3,7 @@
 
 use super::reduce;
 use crate::gpu::Kernel;
-use crate::tensor::{Arg, Tape, Tensor};
+use crate::tensor::{Arg, Launch, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
@@ -28,9 +28,9 @@ fn lanes(t: &Tape) -> u32 {
 }
 
 /// One dispatch, a workgroup a row.
-fn by_row(t: &mut Tape, kernel: Kernel, rows: usize, args: &[Arg], words: &[u32]) {
+fn by_row<'t>(t: &'t mut Tape, kernel: Kernel, rows: usize, args: &[Arg], words: &[u32]) -> &'t mut Launch {
     let lanes = lanes(t);
-    t.launch(kernel, rows as u64, args, words).constant("LANES", lanes);
+    t.launch(kernel, rows as u64, args, words).constant("LANES", lanes)
 }
 
 /// One dispatch, a lane a value.
@@ -54,7 +54,7 @@ pub fn patches(t: &mut Tape, image: Tensor, keep: Tensor, patch: usize) -> Resul
     }
     let rows = t.saved([b, k, c * patch * patch]);
     let args = [image.into(), keep.into(), rows.into()];
-    by_row(t, PATCHES, b * k, &args, words![b * k, k, c, s, patch, 0u32]);
+    by_row(t, PATCHES, b * k, &args, words![b * k, k, s, patch, 0u32]).constant("CHANNELS", c as u32);
     Ok(rows)
 }
 
@@ -112,8 +112,8 @@ pub fn scatter(
     let words = move |total: usize, accumulate: bool| words![total, d, r, k, p, accumulate, targets, r].to_vec();
     let args = [visible.into(), mask_token.into(), position.into(), restore.into(), y.into()];
     let rows = targets * r * (p + 1);
-    let lanes = lanes(t);
-    t.launch(SCATTER, rows.div_ceil(4) as u64, &args, &words(rows, false)).constant("LANES", lanes).constant("STEPS", (d as u32).div_ceil(lanes));
+    let steps = (d as u32).div_ceil(lanes(t));
+    by_row(t, SCATTER, rows.div_ceil(4), &args, &words(rows, false)).constant("STEPS", steps);
     t.on_backward(move |t| {
         let Some(dy) = t.grad(y) else { return Ok(()) };
         if let Some(out) = t.grad_out(visible) {
