@@ -160,7 +160,7 @@ fn scatter_row(row: u32, lane: u32) {
     let from_mask = sequence_index / p.rows * p.d;
     let from_row = (sequence_index * (p.kept + 1u) + select(from_index + min(token, 1u), 0u, hides)) * p.d;
     for (var i = 0u; i < STEPS; i += 1u) {
-        let c = i * LANES + lane;
+        let c = min(i * LANES + lane, p.d - 1u); // beyond the last: again the last
         full[row * p.d + c] = select(visible[from_row + c], mask_token[from_mask + c], hides) + place[token * p.d + c];
     }
 }
