@@ -5,18 +5,20 @@
 //   B     panels (see matmul.wgsl), or any strides
 //   C     rows c.row apart; n divides by COLUMNS
 //
-// A workgroup takes ROWS rows and walks `blocks` blocks of COLUMNS LANES columns. A pass of 4 STEPS steps of k first
-// copies A's tile into workgroup memory, then keeps ROWS x COLUMNS sums a lane in registers while it multiplies 4 steps
-// at a time; between passes the sums wait in C. B's share of a pass stays in the L2 cache. Two barriers a pass.
+// A workgroup takes ROWS rows and `blocks` blocks of COLUMNS LANES columns. A pass of 4 STEPS steps of k first copies A's
+// tile into workgroup memory, then walks along it block by block, 4 steps at a time. A lane's ROWS x COLUMNS sums of a block
+// are an array whose every index is a literal, so that they stay in registers or on its stack: those of up to four blocks
+// from pass to pass, because gathers and scatters of C cost a sixth of all. Where one pass is all of k, as many blocks as
+// there are follow one another.
 // COLUMNS is 4, or 3 where that leaves fewer lanes idle. Conditions are constants where they can be: this driver runs
-// both sides of the others.   FLOPs 2 G M N K;
-// bytes 4 G (M K N / (COLUMNS LANES blocks) + K N M / ROWS + 2 M N K / (4 STEPS)).
+// both sides of the others.   FLOPs 2 G M N K;   bytes 4 G (M K N / (COLUMNS LANES blocks) + K N M / ROWS + M N).
 
 const STEPS: u32 = 2048u / ROWS / 16u * 16u; // A's tile is 32 KiB; LANES divides STEPS
 
 //@include product
 
 override HAS_SUMS: bool = false; // sums [groups, m] = the sums of A's rows; A's rows lie side by side
+override HELD: u32 = 0u;         // blocks, where there are several passes
 override K_FOURS: bool = false;  // k divides by 4, or zeros follow
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(7) var<storage, read_write> sums: array<f32>;
@@ -50,6 +52,137 @@ fn load(which: u32, at: u32) -> f32 {
 
 //@include look
 
+alias Sums = array<Columns, ROWS>;
+
+// A workgroup's rows of C, and where A and B of its group and those rows begin.
+struct Place {
+    g: u32,
+    row: u32,
+    rows: u32,
+    a: u32,
+    b: u32,
+    c: u32,
+    b_row: u32, // strides of B
+    b_col: u32,
+}
+
+// A look at the lines of A's tile from step k0 of k.
+fn look_at_a(at: Place, k0: u32, lane: u32) -> u32 {
+    let ks = min(4u * STEPS, p.k - k0);
+    let flat = p.a.row == 1u;
+    return look(A, at.a + at.row * p.a.row + k0 * p.a.col, select(p.a.row, p.a.col, flat), select(at.rows, ks, flat),
+                select(ks, at.rows, flat), lane);
+}
+
+// A's tile from step k0 of k into workgroup memory, `summed`: and its rows' sums. Lanes side by side read what lies side by
+// side in A. What they copy beyond the last step nobody reads.
+fn copy_tile(at: Place, k0: u32, steps: u32, summed: bool, lane: u32) {
+    if p.a.row == 1u {
+        for (var r0 = 0u; r0 < ROWS; r0 += LANES) {
+            let r = min(r0 + lane, ROWS - 1u);
+            let start = at.a + min(at.row + r, p.m - 1u);
+            var sum = vec4<f32>(0.0);
+            for (var s = 0u; s < steps; s += 2u) {
+                let x = a_quad(start, k0 + 4u * s);
+                let y = a_quad(start, k0 + 4u * s + 4u);
+                tile[r * STEPS + s] = x;
+                tile[r * STEPS + s + 1u] = y;
+                sum += x + select(vec4<f32>(0.0), y, s + 1u < steps);
+            }
+            if HAS_SUMS && summed && r0 + lane < at.rows {
+                let to = at.g * p.m + at.row + r;
+                let before = select(0.0, sums[to], k0 > 0u || p.add_sums != 0u);
+                sums[to] = before + ((sum.x + sum.y) + (sum.z + sum.w));
+            }
+        }
+        return;
+    }
+    var start = at.a + at.row * p.a.row;
+    var to = lane;
+    for (var left = at.rows; left > 0u; left -= 1u) {
+        for (var s = 0u; s < steps; s += LANES) {
+            tile[to + s] = a_quad(start, k0 + 4u * (s + lane));
+        }
+        start += p.a.row;
+        to += STEPS;
+    }
+}
+
+// A lane's first column of a block.
+fn column_of(block: u32, lane: u32) -> u32 {
+    return (block * LANES + lane) * COLUMNS;
+}
+
+// What a block's sums begin with; `before` was seen.
+fn begin(acc: ptr<function, Sums>, at: Place, block: u32, before: u32, lane: u32) {
+    let left = min(block * LANES * COLUMNS, p.n);
+    let near = min(column_of(block, lane), p.n - COLUMNS);
+    let width = min(LANES * COLUMNS, p.n - left);
+    var seen = before | look(C, at.c + left, p.c.row, at.rows, width, lane);
+    if EPILOGUE != PLAIN {
+        seen |= look(EXTRA, at.c + left, p.c.row, at.rows, width, lane);
+    }
+    var first = Columns(bitcast<f32>(seen & p.nothing));
+    if p.has_bias != 0u {
+        first += bias_at(at.g * p.n + near);
+    }
+    //@repeat ROWS
+    (*acc)[0u] = first;
+    //@end
+    if p.accumulate != 0u {
+        //@repeat ROWS
+        (*acc)[0u] += c_at(at.c + min(0u, at.rows - 1u) * p.c.row + near);
+        //@end
+    } else if EPILOGUE == RESIDUAL {
+        //@repeat ROWS
+        (*acc)[0u] += extra_at(at.c + min(0u, at.rows - 1u) * p.c.row + near);
+        //@end
+    }
+}
+
+// Adds `steps` fours of steps of k from k0 to a block's sums.
+fn walk(acc: ptr<function, Sums>, at: Place, block: u32, k0: u32, steps: u32, lane: u32) {
+    let last = p.k - 1u;
+    let near = min(column_of(block, lane), p.n - COLUMNS);
+    let b_near = select(at.b + near * at.b_col, ((at.g * p.panels + block) * p.k * LANES + lane) * 4u, PACKED);
+    for (var s = 0u; s < steps; s += 1u) {
+        let k = k0 + 4u * s;
+        let m_x = b_at(b_near + k * at.b_row, at.b_col);
+        let m_y = b_at(b_near + min(k + 1u, last) * at.b_row, at.b_col);
+        let m_z = b_at(b_near + min(k + 2u, last) * at.b_row, at.b_col);
+        let m_w = b_at(b_near + min(k + 3u, last) * at.b_row, at.b_col);
+        //@repeat ROWS
+        let x_0 = tile[0u * STEPS + s];
+        (*acc)[0u] = fma(Columns(x_0.x), m_x, (*acc)[0u]);
+        (*acc)[0u] = fma(Columns(x_0.y), m_y, (*acc)[0u]);
+        (*acc)[0u] = fma(Columns(x_0.z), m_z, (*acc)[0u]);
+        (*acc)[0u] = fma(Columns(x_0.w), m_w, (*acc)[0u]);
+        //@end
+    }
+}
+
+// Sums into C, by the epilogue.
+fn finish(acc: ptr<function, Sums>, at: Place, block: u32, lane: u32) {
+    let column = column_of(block, lane);
+    let near = min(column, p.n - COLUMNS);
+    if EPILOGUE == SCALED {
+        //@repeat ROWS
+        (*acc)[0u] *= extra_at(at.c + min(0u, at.rows - 1u) * p.c.row + near);
+        //@end
+    }
+    if column < p.n {
+        if EPILOGUE == GELU {
+            //@repeat ROWS
+            if 0u < at.rows { store_gelu(at.c + column + 0u * p.c.row, (*acc)[0u]); }
+            //@end
+        } else {
+            //@repeat ROWS
+            if 0u < at.rows { store(at.c + column + 0u * p.c.row, (*acc)[0u]); }
+            //@end
+        }
+    }
+}
+
 @compute @workgroup_size(LANES)
 fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
@@ -59,121 +192,50 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     if g >= p.groups {
         return;
     }
-    let first_block = (index / p.row_blocks % p.spans) * p.blocks;
-    let blocks = min(p.blocks, p.panels - first_block);
-    let last = p.k - 1u;
-    let a_start = start_of(p.a, g);
-    let b_start = start_of(p.b, g);
-    let b_col = select(p.b.col, 1u, PACKED);
-    let b_row = select(p.b.row, 4u * LANES, PACKED);
-    let c_row = p.c.row;
-    let c_start = start_of(p.c, g) + row * c_row;
-    let rows = min(ROWS, p.m - row); // of C
+    let first = (index / p.row_blocks % p.spans) * p.blocks;
+    let end = min(first + p.blocks, p.panels);
+    let at = Place(g, row, min(ROWS, p.m - row), start_of(p.a, g), start_of(p.b, g), start_of(p.c, g) + row * p.c.row,
+                  select(p.b.row, 4u * LANES, PACKED), select(p.b.col, 1u, PACKED));
+    var one: Sums;
+    var two: Sums;
+    var three: Sums;
+    var four: Sums;
+    if HELD == 0u {
+        let seen = look_at_a(at, 0u, lane);
+        let steps = (p.k + 3u) / 4u;
+        copy_tile(at, 0u, steps, first == 0u, lane);
+        workgroupBarrier();
+        for (var block = first; block < end; block += 1u) {
+            begin(&one, at, block, seen, lane);
+            walk(&one, at, block, 0u, steps, lane);
+            finish(&one, at, block, lane);
+        }
+        return;
+    }
+    begin(&one, at, first, 0u, lane);
+    if HELD > 1u { begin(&two, at, first + 1u, 0u, lane); }
+    if HELD > 2u { begin(&three, at, first + 2u, 0u, lane); }
+    if HELD > 3u { begin(&four, at, first + 3u, 0u, lane); }
     for (var k0 = 0u; k0 < p.k; k0 += 4u * STEPS) {
         let steps = min(STEPS, (p.k - k0 + 3u) / 4u);
-        let ks = min(4u * STEPS, p.k - k0);
-        let flat = p.a.row == 1u;
-        var seen = look(A, a_start + row * p.a.row + k0 * p.a.col, select(p.a.row, p.a.col, flat),
-                        select(rows, ks, flat), select(ks, rows, flat), lane);
+        var seen = look_at_a(at, k0, lane);
         // With more blocks of rows, others have read B into the cache.
         if p.row_blocks <= 2u && p.b.col == 1u {
-            let left = first_block * LANES * COLUMNS;
-            let width = min(blocks * LANES * COLUMNS, p.n - left);
-            seen |= look(B, b_start + left + k0 * b_row, b_row, ks, width, lane);
+            let left = first * LANES * COLUMNS;
+            let width = min(HELD * LANES * COLUMNS, p.n - left);
+            seen |= look(B, at.b + left + k0 * at.b_row, at.b_row, min(4u * STEPS, p.k - k0), width, lane);
         }
         workgroupBarrier();
-        // Lanes side by side read what lies side by side in A. What they copy beyond the last step nobody reads.
-        if flat {
-            for (var r0 = 0u; r0 < ROWS; r0 += LANES) {
-                let r = min(r0 + lane, ROWS - 1u);
-                let start = a_start + min(row + r, p.m - 1u);
-                var sum = vec4<f32>(0.0);
-                for (var s = 0u; s < steps; s += 2u) {
-                    let x = a_quad(start, k0 + 4u * s);
-                    let y = a_quad(start, k0 + 4u * s + 4u);
-                    tile[r * STEPS + s] = x;
-                    tile[r * STEPS + s + 1u] = y;
-                    sum += x + select(vec4<f32>(0.0), y, s + 1u < steps);
-                }
-                if HAS_SUMS && first_block == 0u && r0 + lane < rows {
-                    let at = g * p.m + row + r;
-                    let before = select(0.0, sums[at], k0 > 0u || p.add_sums != 0u);
-                    sums[at] = before + ((sum.x + sum.y) + (sum.z + sum.w));
-                }
-            }
-        } else {
-            var start = a_start + row * p.a.row;
-            var to = lane;
-            for (var left = rows; left > 0u; left -= 1u) {
-                for (var s = 0u; s < steps; s += LANES) {
-                    tile[to + s] = a_quad(start, k0 + 4u * (s + lane));
-                }
-                start += p.a.row;
-                to += STEPS;
-            }
-        }
+        copy_tile(at, k0, steps, first == 0u, lane);
         workgroupBarrier();
-        for (var j = 0u; j < blocks; j += 1u) {
-            let block = first_block + j;
-            let column = (block * LANES + lane) * COLUMNS;
-            let near = min(column, p.n - COLUMNS);
-            var first = Columns(0.0);
-            if p.has_bias != 0u && k0 == 0u {
-                first = bias_at(g * p.n + near);
-            }
-            if k0 == 0u {
-                let left = block * LANES * COLUMNS;
-                let width = min(LANES * COLUMNS, p.n - left);
-                seen |= look(C, c_start + left, c_row, rows, width, lane);
-                if EPILOGUE != PLAIN {
-                    seen |= look(EXTRA, c_start + left, c_row, rows, width, lane);
-                }
-            }
-            first += bitcast<f32>(seen & p.nothing);
-            //@repeat ROWS
-            var acc_0 = first;
-            //@end
-            if k0 > 0u || p.accumulate != 0u {
-                //@repeat ROWS
-                acc_0 += c_at(c_start + min(0u, rows - 1u) * c_row + near);
-                //@end
-            } else if EPILOGUE == RESIDUAL {
-                //@repeat ROWS
-                acc_0 += extra_at(c_start + min(0u, rows - 1u) * c_row + near);
-                //@end
-            }
-            let b_near = select(b_start + near * b_col, ((g * p.panels + block) * p.k * LANES + lane) * 4u, PACKED);
-            for (var s = 0u; s < steps; s += 1u) {
-                let k = k0 + 4u * s;
-                let m_x = b_at(b_near + k * b_row, b_col);
-                let m_y = b_at(b_near + min(k + 1u, last) * b_row, b_col);
-                let m_z = b_at(b_near + min(k + 2u, last) * b_row, b_col);
-                let m_w = b_at(b_near + min(k + 3u, last) * b_row, b_col);
-                //@repeat ROWS
-                let x_0 = tile[0u * STEPS + s];
-                acc_0 = fma(Columns(x_0.x), m_x, acc_0);
-                acc_0 = fma(Columns(x_0.y), m_y, acc_0);
-                acc_0 = fma(Columns(x_0.z), m_z, acc_0);
-                acc_0 = fma(Columns(x_0.w), m_w, acc_0);
-                //@end
-            }
-            if EPILOGUE == SCALED && k0 + 4u * STEPS >= p.k {
-                //@repeat ROWS
-                acc_0 *= extra_at(c_start + min(0u, rows - 1u) * c_row + near);
-                //@end
-            }
-            if column < p.n {
-                let at = c_start + column;
-                if EPILOGUE == GELU && k0 + 4u * STEPS >= p.k {
-                    //@repeat ROWS
-                    if 0u < rows { store_gelu(at + 0u * c_row, acc_0); }
-                    //@end
-                } else {
-                    //@repeat ROWS
-                    if 0u < rows { store(at + 0u * c_row, acc_0); }
-                    //@end
-                }
-            }
-        }
+        one[0u] += bitcast<f32>(seen & p.nothing);
+        walk(&one, at, first, k0, steps, lane);
+        if HELD > 1u { walk(&two, at, first + 1u, k0, select(0u, steps, first + 1u < end), lane); }
+        if HELD > 2u { walk(&three, at, first + 2u, k0, select(0u, steps, first + 2u < end), lane); }
+        if HELD > 3u { walk(&four, at, first + 3u, k0, select(0u, steps, first + 3u < end), lane); }
     }
+    finish(&one, at, first, lane);
+    if HELD > 1u { finish(&two, at, first + 1u, lane); }
+    if HELD > 2u { finish(&three, at, first + 2u, lane); }
+    if HELD > 3u { finish(&four, at, first + 3u, lane); }
 }

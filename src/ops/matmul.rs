@@ -20,8 +20,10 @@ const ROWS: u32 = 16;
 const PRODUCT: Kernel = Kernel::new("matmul", "product").rows(ROWS);
 const TILES: Kernel = Kernel::new("matmul_tiles", "product").trusted();
 const DIRECT: Kernel = Kernel::new("matmul_direct", "product").rows(32);
-/// Blocks of columns a workgroup of the tiled kernel walks at most: B's share of a pass is then 1 MiB.
+/// Blocks of columns a workgroup of the tiled kernel walks at most where one pass is all of k, and of which it can hold the
+/// sums from pass to pass.
 const BLOCKS: usize = 16;
+const HELD: usize = 4;
 /// Rows of A, and a stride of B, beyond which packing B for the tiled kernel pays.
 const PACK_ROWS: usize = 256;
 const PACK_STRIDE: usize = 768;
@@ -213,8 +215,10 @@ fn product(
                 let rows = if direct { DIRECT.rows as usize } else { tile_rows(m) };
                 let row_blocks = m.div_ceil(rows);
                 // Long walks reuse A's tile; short ones keep all cores busy.
-                let most = (panels * row_blocks * groups.len() / (3 * t.target.cores as usize)).clamp(1, BLOCKS);
-                let spans = if direct { panels } else { panels.div_ceil(most) };
+                let one_pass = k <= tile_depth(rows);
+                let (longest, each) = if one_pass { (BLOCKS, 3) } else { (HELD, 1) };
+                let most = panels * row_blocks * groups.len() / (each * t.target.cores as usize);
+                let spans = if direct { panels } else { panels.div_ceil(most.clamp(1, longest)) };
                 let blocks = panels.div_ceil(spans);
                 let mut words = words![m, n, k, row_blocks, spans, blocks, groups.len(), accumulate].to_vec();
                 words.extend(words![bias.is_some(), panels, sums.is_some_and(|s| s.accumulate), 0u32]);
@@ -229,6 +233,7 @@ fn product(
                     args.push(sums.map_or(unused.into(), |s| part(s.tensor, all, &groups)));
                     t.launch(TILES.rows(rows as u32).columns(columns as u32), number, &args, &words)
                         .constant("HAS_SUMS", u32::from(sums.is_some()))
+                        .constant("HELD", if one_pass { 0 } else { blocks as u32 })
                         .constant("K_FOURS", u32::from(k.is_multiple_of(4) || a.fours(k)))
                 };
                 launch.constant("PACKED", u32::from(packed.is_some()))
@@ -246,6 +251,11 @@ fn product(
 fn tile_rows(m: usize) -> usize {
     let blocks = m.div_ceil(64);
     m.div_ceil(blocks).next_multiple_of(if blocks <= 4 { 4 } else { 16 })
+}
+
+/// Steps of k in a pass of the tiled kernel: its tile of A is 32 KiB.
+fn tile_depth(rows: usize) -> usize {
+    4 * (2048 / rows / 16 * 16)
 }
 
 /// The sizes of a layer, `y[g] = x[g] w[g]^T + b[g]` with x [m, k] and w [n, k], and whether the rows of x and of y
