@@ -24,7 +24,7 @@ alias Columns = vec4<f32>;
 @group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;   // o, dq or dk
 @group(0) @binding(7) var<storage, read_write> out_v: array<vec4<f32>>; // dv
 @group(0) @binding(8) var<storage, read> o: array<vec4<f32>>;           // backward_q
-@group(0) @binding(9) var<storage, read_write> kept: array<f32>;  // backward_q: a, then g', each [Z - first, Nq, keys()]
+@group(0) @binding(9) var<storage, read_write> kept: array<f32>;  // backward_q: [Z - first, Nq, 2, keys()], a and g'
 @group(0) @binding(5) var<storage, read> kept_in: array<f32>;     // backward_kv
 
 // Four values of each of a lane's rows.
@@ -183,7 +183,7 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     var l: Columns;
     //@repeat COLUMNS
     let mine_0 = min(row + 0u * LANES, p.nq - 1u);
-    let to_0 = ((z - p.first) * p.nq + mine_0) * keys();
+    let to_0 = ((z - p.first) * p.nq + mine_0) * 2u * keys();
     l[0u] = lse_in[z * p.nq + mine_0];
     //@end
     for (var j = 0u; j < p.nk; j += 1u) {
@@ -203,7 +203,7 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
         // Last: after a store the driver would load the row again.
         //@repeat COLUMNS
         kept[to_0 + j] = weight[0u];
-        kept[p.kept + to_0 + j] = slope[0u];
+        kept[to_0 + keys() + j] = slope[0u];
         //@end
     }
     let add = (p.flags & ADD_Q) != 0u;
@@ -228,13 +228,13 @@ fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gr
     for (var i = 0u; i < p.nq; i += 1u) {
         let q_at = row_at(p.q, z, i);
         let g_at = row_at(p.o, z, i);
-        let weights = ((z - p.first) * p.nq + i) * keys();
+        let weights = ((z - p.first) * p.nq + i) * 2u * keys();
         var weight: Columns;
         var slope: Columns;
         //@repeat COLUMNS
         let at_0 = weights + min(row + 0u * LANES, p.nk - 1u);
         weight[0u] = kept_in[at_0];
-        slope[0u] = kept_in[p.kept + at_0];
+        slope[0u] = kept_in[at_0 + keys()];
         //@end
         //@repeat ROWS
         dk_0 = add_four(dk_0, four_at(Q, q_at + 0u), slope);

@@ -18,8 +18,8 @@ struct P {
     first: u32,
     flags: u32,
     row: u32, // of the first workgroup of a sequence
-    kept: u32, // elements of a matrix of all sequences of the launch
-    pad: u32,
+    pad_a: u32,
+    pad_b: u32,
     q: Lie,
     k: Lie,
     v: Lie,

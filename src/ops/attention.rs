@@ -100,16 +100,10 @@ impl Attend {
         2.0 * ((self.end - self.first) * nq) as f64 * (nk * d) as f64
     }
 
-    /// Elements of a matrix of those sequences.
-    fn kept(&self) -> usize {
-        (self.end - self.first) * self.size.nq * self.size.nk.next_multiple_of(4)
-    }
-
     /// What kernels over a side's rows, `blocks` workgroups a sequence from `row` on, are told.
     fn words(&self, blocks: usize, row: usize, flags: u32) -> Vec<u32> {
         let Size { inner, nq, nk, d, scale, .. } = self.size;
-        let mut words = words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, row].to_vec();
-        words.extend(words![self.kept(), 0u32]);
+        let mut words = words![nq, nk, d, self.end, inner, blocks, scale, self.first, flags, row, 0u32, 0u32].to_vec();
         words.extend([self.q.1, self.k.1, self.v.1, self.o.1].iter().flat_map(|l| l.words()));
         words
     }
@@ -189,7 +183,8 @@ impl Attend {
 /// `alpha ln(alpha + 1e-8)` over the weights.
 fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy: Option<Tensor>) {
     let fours = |l: Lie| [l.outer, l.inner, l.row, l.base].iter().all(|n| n.is_multiple_of(4));
-    let whole = size.d % 4 == 0 && [q, k, v, o].iter().all(|s| fours(s.1)) && size.nq * size.nk <= KEPT_ON_GPU / 4;
+    let whole =
+        size.d.is_multiple_of(4) && [q, k, v, o].iter().all(|s| fours(s.1)) && size.nq * size.nk <= KEPT_ON_GPU / 4;
     let this = Attend { size, q, k, v, o, first: 0, end: size.z };
     let way = if !whole || t.target.class == DeviceClass::Software && !t.target.tiles {
         this.forward(t, entropy)

@@ -1,7 +1,7 @@
 //! Attention of narrow heads on a software device: a lane keeps whole rows and walks over the other side.
 //!                                                                                   kernels/attention_lanes.wgsl
 
-use super::super::matmul::{self, product_into};
+use super::super::matmul::{self, Matrix, product_into};
 use super::{ADD_K, ADD_Q, ADD_V, Attend, Grads, Size, Way};
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, Tape, Tensor};
@@ -70,8 +70,11 @@ impl Attend {
                 continue;
             }
             let size = matmul::Size { groups: this.end - this.first, m: nk, n: d, k: nq };
-            for (out, lie, base, b) in [(dv, this.v.1, 0, (dout, this.o.1)), (dk, this.k.1, this.kept(), this.q)] {
-                let matrices = [this.scores(kept, base).transposed(), this.matrix(b), this.matrix((out.tensor, lie))];
+            // A row of weights and its slopes take turns.
+            let Matrix { row, outer, .. } = this.scores(kept);
+            for (out, lie, base, b) in [(dv, this.v.1, 0, (dout, this.o.1)), (dk, this.k.1, row, this.q)] {
+                let a = Matrix { row: 2 * row, outer: 2 * outer, base, ..this.scores(kept) };
+                let matrices = [a.transposed(), this.matrix(b), this.matrix((out.tensor, lie))];
                 product_into(t, size, matrices, out.accumulate);
             }
         }

@@ -19,18 +19,18 @@ impl Attend {
         Matrix { tensor, row, col: 1, outer, inner_stride, inner, base, first: Some(self.first), padded: false }
     }
 
-    /// The matrices of a round's sequences, from element `base` on: [sequences, nq, nk rounded up to 4].
-    pub(super) fn scores(&self, tensor: Tensor, base: usize) -> Matrix {
+    /// The matrices of a round's sequences: [sequences, nq, nk rounded up to 4].
+    pub(super) fn scores(&self, tensor: Tensor) -> Matrix {
         let row = self.size.nk.next_multiple_of(4);
         let outer = self.size.nq * row;
-        Matrix { tensor, row, col: 1, outer, inner_stride: 0, inner: 1, base, first: Some(0), padded: true }
+        Matrix { tensor, row, col: 1, outer, inner_stride: 0, inner: 1, base: 0, first: Some(0), padded: true }
     }
 
     /// `to = a b^T` of rows of two sides.
     fn dots(&self, t: &mut Tape, a: Side, b: Side, to: Tensor) {
         let Size { nq, nk, d, .. } = self.size;
         let size = matmul::Size { groups: self.end - self.first, m: nq, n: nk, k: d };
-        product_into(t, size, [self.matrix(a), self.matrix(b).transposed(), self.scores(to, 0)], false);
+        product_into(t, size, [self.matrix(a), self.matrix(b).transposed(), self.scores(to)], false);
     }
 
     /// Launches a kernel over the rows of a round.
@@ -58,7 +58,7 @@ impl Attend {
             this.dots(t, this.q, this.k, alpha);
             this.rows(t, WEIGHTS, &[alpha, entropy.unwrap_or(alpha)], entropy.is_some());
             let size = matmul::Size { groups: this.end - this.first, m: nq, n: d, k: nk };
-            product_into(t, size, [this.scores(alpha, 0), this.matrix(this.v), this.matrix(this.o)], false);
+            product_into(t, size, [this.scores(alpha), this.matrix(this.v), this.matrix(this.o)], false);
         }
         Way::Products
     }
@@ -82,7 +82,7 @@ impl Attend {
             let groups = this.end - this.first;
             let of_queries = matmul::Size { groups, m: nq, n: d, k: nk };
             let of_keys = matmul::Size { groups, m: nk, n: d, k: nq };
-            let [alpha, slope] = [alpha, slope].map(|x| this.scores(x, 0));
+            let [alpha, slope] = [alpha, slope].map(|x| this.scores(x));
             // Of k and v that are one the second gradient adds to the first.
             let products = [
                 (dq, this.q.1, of_queries, slope, this.k, false),
