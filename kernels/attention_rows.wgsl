@@ -32,10 +32,14 @@ fn total(x: vec4<f32>) -> f32 {
     return (x.x + x.y) + (x.z + x.w);
 }
 
+// Which of a row's quad are not beyond its last.
+fn counts(i: u32) -> vec4<bool> {
+    return vec4<u32>(i * 4u) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.n);
+}
+
 // Scaled scores, the lowest beyond the last.
 fn scores(at: u32, i: u32) -> vec4<f32> {
-    let column = vec4<u32>(i * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
-    return select(vec4<f32>(LOWEST), s[at + i] * p.scale, column < vec4<u32>(p.n));
+    return select(vec4<f32>(LOWEST), s[at + i] * p.scale, counts(i));
 }
 
 // A row's log-sum-exp: the lanes' shares meet in the workgroup's memory and are added in their order.
@@ -122,7 +126,7 @@ fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
     if there {
         for (var i = lane % SHARE; i < p.quads; i += SHARE) {
             let alpha = exp(scores(at, i) - l);
-            var slope = g[at + i];
+            var slope = select(vec4<f32>(0.0), g[at + i], counts(i));
             if HAS_ENTROPY { slope += factor * (log(alpha + TINY) + alpha / (alpha + TINY)); }
             delta += dot(alpha, slope);
             s[at + i] = alpha;

@@ -178,7 +178,7 @@ fn product(
         return product_of_blocks(t, size, [a, b, c], along_k, bias, epilogue, sums);
     }
     let (code, accumulate, extra) = epilogue.parts();
-    // What is written beyond padded rows will not be read.
+    // What is written behind a padded row's last value will not be read.
     let n = if c.padded { size.n.next_multiple_of(4) } else { size.n };
     let tiles = tiled(t, n);
     let columns = tiles.unwrap_or(4);
