@@ -109,6 +109,11 @@ pub fn run(args: BenchArgs) -> Result<()> {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         println!("{} with {} lanes a workgroup", report.adapter, report.lanes);
+        let (product, copy) = (report.matmul_peak, report.copy_peak);
+        println!(
+            "at best a product of {product:.1} GFLOP/s and a copy of {copy:.2} GB/s{}",
+            if gpu.is_software() { ", per CPU-second" } else { "" }
+        );
     }
     Ok(())
 }
