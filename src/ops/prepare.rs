@@ -30,7 +30,7 @@ pub fn prepare(t: &mut Tape, raw: Tensor, mean: Tensor, inv_std: Tensor, flips: 
     let lanes = t.target.lanes.min(64);
     let args = [y.into(), raw.into(), mean.into(), inv_std.into(), flips.into()];
     let flops = if from == size { 2.0 } else { 42.0 };
-    t.launch(PREPARE, n as u64, &args, words![n, from, size])
+    t.launch(PREPARE, n as u64, &args, words![n, from, size, 0u32])
         .constant("LANES", lanes)
         .constant("CHANNELS", channels as u32)
         .constant("RESIZES", u32::from(from != size))
