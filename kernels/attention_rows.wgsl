@@ -2,14 +2,15 @@
 // elements count and the rest are made zero.
 //
 //   weights   s -> alpha = softmax(scale s) and, by row, sum alpha ln(alpha + tiny)
-//   slopes    s -> alpha, and g, the gradient of alpha, -> that of s: scale alpha (g - sum alpha g); the entropy's share
-//             is added to g
+//   slopes    s -> alpha, unless it is alpha already, and g, the gradient of alpha, -> that of s:
+//             scale alpha (g - sum alpha g); the entropy's share is added to g
 //
 // SHARE lanes take a row: sixteen on a GPU, one where the driver runs on the CPU.   bytes 8 a value for each of s and g.
 
 override LANES: u32 = 64u;
 override SHARE: u32 = 16u;
 override HAS_ENTROPY: bool = false;
+override KEPT: bool = false; // slopes: s is alpha
 const LOWEST: f32 = -3.4e38;
 const TINY: f32 = 1e-8;
 
@@ -18,6 +19,7 @@ struct P {
     n: u32,
     quads: u32,
     first: u32, // number of the first row
+    s_first: u32, // and its place in s
     scale: f32,
 }
 @group(0) @binding(0) var<uniform> p: P;
@@ -88,7 +90,7 @@ fn weights(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     }
     let row = first + lane / SHARE;
     let there = row < p.rows;
-    let at = min(row, p.rows - 1u) * p.quads;
+    let at = (p.s_first + min(row, p.rows - 1u)) * p.quads;
     let l = log_sum_exp(at, lane);
     var h = 0.0;
     if there {
@@ -118,25 +120,32 @@ fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
     }
     let row = first + lane / SHARE;
     let there = row < p.rows;
-    let at = min(row, p.rows - 1u) * p.quads;
-    let l = log_sum_exp(at, lane);
+    let g_at = min(row, p.rows - 1u) * p.quads;
+    let at = p.s_first * p.quads + g_at;
+    var l = 0.0;
+    if !KEPT { l = log_sum_exp(at, lane); }
     var factor = 0.0;
     if HAS_ENTROPY { factor = dentropy[p.first + min(row, p.rows - 1u)]; }
     var delta = 0.0;
     if there {
         for (var i = lane % SHARE; i < p.quads; i += SHARE) {
-            let alpha = exp(scores(at, i) - l);
-            var slope = select(vec4<f32>(0.0), g[at + i], counts(i));
+            var alpha: vec4<f32>;
+            if KEPT {
+                alpha = s[at + i];
+            } else {
+                alpha = exp(scores(at, i) - l);
+                s[at + i] = alpha;
+            }
+            var slope = select(vec4<f32>(0.0), g[g_at + i], counts(i));
             if HAS_ENTROPY { slope += factor * (log(alpha + TINY) + alpha / (alpha + TINY)); }
             delta += dot(alpha, slope);
-            s[at + i] = alpha;
-            g[at + i] = slope;
+            g[g_at + i] = slope;
         }
     }
     delta = row_total(delta, lane);
     if there {
         for (var i = lane % SHARE; i < p.quads; i += SHARE) {
-            g[at + i] = p.scale * s[at + i] * (g[at + i] - delta);
+            g[g_at + i] = p.scale * s[at + i] * (g[g_at + i] - delta);
         }
     }
 }

@@ -220,7 +220,7 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         let steps = min(STEPS, (p.k - k0 + 3u) / 4u);
         var seen = look_at_a(at, k0, lane);
         // With more blocks of rows, others have read B into the cache.
-        if p.row_blocks <= 2u && p.b.col == 1u {
+        if p.row_blocks <= 8u && p.b.col == 1u {
             let left = first * LANES * COLUMNS;
             let width = min(HELD * LANES * COLUMNS, p.n - left);
             seen |= look(B, at.b + left + k0 * at.b_row, at.b_row, min(4u * STEPS, p.k - k0), width, lane);

@@ -70,7 +70,8 @@ const HAS_ENTROPY: u32 = 16;
 /// The kernels that make an attention.
 #[derive(Clone, Copy)]
 enum Way {
-    Products,
+    /// With the weights of all sequences, where they were kept.
+    Products(Option<Tensor>),
     /// With the rows' log-sum-exps.
     Lanes(Tensor),
     /// With the rows' log-sum-exps and the entropies' slopes.
@@ -198,7 +199,7 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
         let to = this.grads(t);
         match way {
-            Way::Products => this.backward_by_products(t, dout, dentropy, to),
+            Way::Products(kept) => this.backward_by_products(t, dout, kept, dentropy, to),
             Way::Lanes(lse) => this.backward_by_lanes(t, dout, lse, to),
             Way::Fused(lse, slopes) => this.backward(t, dout, [lse, slopes], dentropy, to),
         }

@@ -71,9 +71,9 @@ impl Attend {
             }
             let size = matmul::Size { groups: this.end - this.first, m: nk, n: d, k: nq };
             // A row of weights and its slopes take turns.
-            let Matrix { row, outer, .. } = this.scores(kept);
+            let Matrix { row, outer, .. } = this.scores(kept, this.first);
             for (out, lie, base, b) in [(dv, this.v.1, 0, (dout, this.o.1)), (dk, this.k.1, row, this.q)] {
-                let a = Matrix { row: 2 * row, outer: 2 * outer, base, ..this.scores(kept) };
+                let a = Matrix { row: 2 * row, outer: 2 * outer, base, ..this.scores(kept, this.first) };
                 let matrices = [a.transposed(), this.matrix(b), this.matrix((out.tensor, lie))];
                 product_into(t, size, matrices, out.accumulate);
             }
