@@ -73,6 +73,20 @@ fn sequences_in_several_rounds() {
 }
 
 #[test]
+fn kept_weights_in_several_rounds() {
+    // A core keeps the scores of 64 sequences at a time.
+    let dims @ [s, n, heads, d] = [66, 64, 1, 68];
+    check_on(
+        &Target { cores: 1, ..gpu().target.clone() },
+        "attention of kept weights in rounds",
+        F32,
+        &[In::normal(1, &[s, n, 3 * heads * d])],
+        |t, x| multi_head(t, x[0], heads),
+        |x| multi_head_reference(&x[0], dims),
+    );
+}
+
+#[test]
 fn scores_may_rise_or_fall_along_the_keys() {
     // By some 80 from one end to the other: what was summed so far has to be scaled anew on the way.
     let dims @ [s, n, heads, d] = [2, 120, 1, 32];
