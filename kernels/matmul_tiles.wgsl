@@ -30,9 +30,10 @@ fn a_quad(start: u32, k: u32) -> vec4<f32> {
         let at = start + min(k, (p.k - 1u) / 4u * 4u) * p.a.col;
         return vec4<f32>(a[at], a[at + p.a.col], a[at + 2u * p.a.col], a[at + 3u * p.a.col]);
     }
-    let steps = vec4<u32>(k) + vec4<u32>(0u, 1u, 2u, 3u);
-    let near = vec4<u32>(start) + min(steps, vec4<u32>(p.k - 1u)) * p.a.col;
-    return select(vec4<f32>(0.0), vec4<f32>(a[near.x], a[near.y], a[near.z], a[near.w]), steps < vec4<u32>(p.k));
+    let at = vec4<u32>(start + k * p.a.col) + vec4<u32>(0u, 1u, 2u, 3u) * p.a.col;
+    let last = vec4<u32>(start + (p.k - 1u) * p.a.col);
+    let near = min(at, last);
+    return select(vec4<f32>(0.0), vec4<f32>(a[near.x], a[near.y], a[near.z], a[near.w]), at <= last);
 }
 
 // Buffers by number, always a literal, so that one branch is left where a function is used.
