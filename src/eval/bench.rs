@@ -113,8 +113,9 @@ fn routed([z, s, n, d]: [usize; 4], fuse: bool) -> impl Fn(&mut Tape) -> Result<
     move |t| {
         t.target.fuse = fuse;
         let (slots, tokens) = (x(t, [z, s, d]), x(t, [z, n, d]));
-        let (inputs, _) = ops::dispatch(t, slots, tokens, tokens, 1.0)?;
-        ops::combine(t, tokens, slots, inputs)
+        let logits = ops::logits(t, slots, tokens)?;
+        let (inputs, _) = ops::dispatch(t, logits, tokens, 1.0)?;
+        ops::combine(t, logits, inputs)
     }
 }
 

@@ -71,6 +71,7 @@ const SOURCES: &[(&str, &str)] = sources![
     "prepare",
     "reduce",
     "rms_norm",
+    "routing",
     "softmax",
     "tokens",
 ];
@@ -83,6 +84,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("look", include_str!("../../kernels/include/look.wgsl")),
     ("norm_rows", include_str!("../../kernels/include/norm_rows.wgsl")),
     ("product", include_str!("../../kernels/include/product.wgsl")),
+    ("row_softmax", include_str!("../../kernels/include/row_softmax.wgsl")),
     ("row_sum", include_str!("../../kernels/include/row_sum.wgsl")),
     ("sequences", include_str!("../../kernels/include/sequences.wgsl")),
     ("workgroup", include_str!("../../kernels/include/workgroup.wgsl")),

@@ -127,9 +127,10 @@ impl SoftMoe {
         let sequences = [z, tokens, d];
         let all_slots = [z, p * experts, d];
         let (keys, slot_keys) = (token_keys.reshape(sequences)?, slot_keys.reshape(all_slots)?);
-        let (inputs, entropy) = ops::dispatch(t, slot_keys, keys, x.reshape(sequences)?, tau)?;
+        let logits = ops::logits(t, slot_keys, keys)?;
+        let (inputs, entropy) = ops::dispatch(t, logits, x.reshape(sequences)?, tau)?;
         let results = self.experts.forward(t, inputs.reshape([g, batch * p, experts * d])?, experts, None)?;
-        let mixed = ops::combine(t, keys, slot_keys, results.reshape(all_slots)?)?;
+        let mixed = ops::combine(t, logits, results.reshape(all_slots)?)?;
         let y = ops::add(t, residual, mixed.reshape([g, rows, d])?)?;
         Ok((y, Routing { slots: slots.reshape([z, p, experts, d])?, entropy, tokens }))
     }

@@ -7,6 +7,8 @@
 mod by_lanes;
 mod by_products;
 
+pub(super) use by_products::over_rows;
+
 use crate::gpu::{DeviceClass, Kernel};
 use crate::tensor::{Arg, GradOut, Tape, Tensor};
 use crate::words;
@@ -70,8 +72,7 @@ const HAS_ENTROPY: u32 = 16;
 /// The kernels that make an attention.
 #[derive(Clone, Copy)]
 enum Way {
-    /// With the weights of all sequences, where they were kept.
-    Products(Option<Tensor>),
+    Products,
     /// With the rows' log-sum-exps.
     Lanes(Tensor),
     /// With the rows' log-sum-exps and the entropies' slopes.
@@ -183,23 +184,21 @@ impl Attend {
 /// Records the attention of `q` over `k` and `v` into `o`; with `entropy` [z, nq] also, by row, the sum of
 /// `alpha ln(alpha + 1e-8)` over the weights.
 fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy: Option<Tensor>) {
-    let fours = |l: Lie| [l.outer, l.inner, l.row, l.base].iter().all(|n| n.is_multiple_of(4));
-    let whole =
-        size.d.is_multiple_of(4) && [q, k, v, o].iter().all(|s| fours(s.1)) && size.nq * size.nk <= KEPT_ON_GPU / 4;
     let this = Attend { size, q, k, v, o, first: 0, end: size.z };
-    let way = if !whole || t.target.class == DeviceClass::Software && !t.target.tiles {
+    let fours = [q, k, v, o].iter().all(|s| [s.1.outer, s.1.inner, s.1.row, s.1.base].iter().all(|n| n % 4 == 0));
+    let way = if !fours || !by_products(t, size.nq, size.nk, size.d) || entropy.is_some() {
         this.forward(t, entropy)
-    } else if t.target.class == DeviceClass::Software && this.narrow() && entropy.is_none() {
+    } else if t.target.class == DeviceClass::Software && this.narrow() {
         this.forward_by_lanes(t)
     } else {
-        this.forward_by_products(t, entropy)
+        this.forward_by_products(t)
     };
     t.on_backward(move |t| {
         let dentropy = entropy.and_then(|e| t.grad(e));
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
         let to = this.grads(t);
         match way {
-            Way::Products(kept) => this.backward_by_products(t, dout, kept, dentropy, to),
+            Way::Products => this.backward_by_products(t, dout, to),
             Way::Lanes(lse) => this.backward_by_lanes(t, dout, lse, to),
             Way::Fused(lse, slopes) => this.backward(t, dout, [lse, slopes], dentropy, to),
         }
@@ -249,46 +248,32 @@ fn unfused(t: &mut Tape, q: Tensor, k: Tensor, v: Tensor, scale: f32) -> Result<
     Ok((super::matmul::mix(t, alpha, v)?, entropy))
 }
 
-/// Soft MoE dispatch (Puigcerver et al. 2024, eq. 1): every slot is a mixture of the tokens, weighted by the softmax
-/// over tokens of `<slot, key> / tau`: `slots` [Z, S, D], `keys` and `tokens` [Z, N, D] -> [Z, S, D], and by slot the
-/// sum over its weights of `alpha ln(alpha + 1e-8)` [Z, S]. `keys` may be `tokens`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn dispatch(t: &mut Tape, slots: Tensor, keys: Tensor, tokens: Tensor, tau: f32) -> Result<(Tensor, Tensor)> {
-    let [z, s, d] = slots.dims("dispatch: slots")?;
-    let [_, n, _] = tokens.dims("dispatch: tokens")?;
-    keys.expect("dispatch: keys", [z, n, d])?;
-    tokens.expect("dispatch: tokens", [z, n, d])?;
-    if !t.target.fuse {
-        return unfused(t, slots, keys, tokens, 1.0 / tau);
-    }
-    let o = t.value([z, s, d], &[slots, keys, tokens]);
-    let entropy = t.value([z, s], &[slots, keys]);
-    let size = Size { z, inner: 1, nq: s, nk: n, d, scale: 1.0 / tau };
-    let (rows, columns) = (Lie::plain(s, d), Lie::plain(n, d));
-    attend(t, size, (slots, rows), (keys, columns), (tokens, columns), (o, rows), Some(entropy));
-    Ok((o, entropy))
+/// Whether an attention of these sizes is for products.
+pub(super) fn by_products(t: &Tape, nq: usize, nk: usize, d: usize) -> bool {
+    let products = t.target.class == DeviceClass::Hardware || t.target.tiles;
+    products && d.is_multiple_of(4) && nq * nk <= KEPT_ON_GPU / 4
 }
 
-/// Soft MoE combine (Puigcerver et al. 2024, eq. 3): every token is a mixture of the experts' results, weighted by the
-/// softmax over slots of `<token key, slot key>`: `keys` [Z, N, D], `slots` and `results` [Z, S, D] -> [Z, N, D].
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn combine(t: &mut Tape, keys: Tensor, slots: Tensor, results: Tensor) -> Result<Tensor> {
-    let [z, n, d] = keys.dims("combine: keys")?;
-    let [_, s, _] = slots.dims("combine: slots")?;
-    slots.expect("combine: slots", [z, s, d])?;
-    results.expect("combine: results", [z, s, d])?;
+/// An attention of plain sequences, `q` [z, nq, d] over `k`, `v` [z, nk, d] -> [z, nq, d], and if asked for, by row, the sum
+/// of `alpha ln(alpha + 1e-8)` [z, nq]: fused, or its unfused twin where the target says so.
+pub(super) fn plain(
+    t: &mut Tape,
+    [q, k, v]: [Tensor; 3],
+    scale: f32,
+    with_entropy: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
     if !t.target.fuse {
-        return Ok(unfused(t, keys, slots, results, 1.0)?.0);
+        let (o, entropy) = unfused(t, q, k, v, scale)?;
+        return Ok((o, Some(entropy)));
     }
-    let o = t.value([z, n, d], &[keys, slots, results]);
-    let size = Size { z, inner: 1, nq: n, nk: s, d, scale: 1.0 };
-    let (rows, columns) = (Lie::plain(n, d), Lie::plain(s, d));
-    attend(t, size, (keys, rows), (slots, columns), (results, columns), (o, rows), None);
-    Ok(o)
+    let [z, nq, d] = q.dims("attention: q")?;
+    let [_, nk, _] = k.dims("attention: k")?;
+    let o = t.value([z, nq, d], &[q, k, v]);
+    let entropy = with_entropy.then(|| t.value([z, nq], &[q, k]));
+    let size = Size { z, inner: 1, nq, nk, d, scale };
+    let (rows, columns) = (Lie::plain(nq, d), Lie::plain(nk, d));
+    attend(t, size, (q, rows), (k, columns), (v, columns), (o, rows), entropy);
+    Ok((o, entropy))
 }
 
 /// The specification: softmax(scale q k^T) v for `z` plain sequences; gives (o, weights [z, nq, nk]).

@@ -52,9 +52,15 @@ pub(super) struct Matrix {
 impl Matrix {
     /// Groups of `rows` x `cols` elements one after the other or, with `inner` over 1, `inner` groups whose rows
     /// take turns: [groups / inner, rows, inner, cols].
-    fn new(tensor: Tensor, rows: usize, cols: usize, inner: usize) -> Self {
+    pub fn new(tensor: Tensor, rows: usize, cols: usize, inner: usize) -> Self {
         let (row, outer) = (inner * cols, rows * inner * cols);
         Matrix { tensor, row, col: 1, outer, inner_stride: cols, inner, base: 0, first: None, padded: false }
+    }
+
+    /// [groups, rows, cols rounded up to 4] one after the other.
+    pub fn padded(tensor: Tensor, rows: usize, cols: usize) -> Self {
+        let row = cols.next_multiple_of(4);
+        Matrix { row, outer: rows * row, padded: true, ..Matrix::new(tensor, rows, cols, 1) }
     }
 
     pub fn transposed(self) -> Self {

@@ -11,9 +11,10 @@ pub mod norms;
 pub mod nt_xent;
 pub mod prepare;
 pub mod reduce;
+pub mod routing;
 pub mod tokens;
 
-pub use attention::{combine, dispatch, multi_head};
+pub use attention::multi_head;
 pub use basic::{add, fill, scale};
 pub use geodesic::geodesic;
 pub use gram::gram_square;
@@ -23,4 +24,5 @@ pub use norms::{layer_norm, rms_norm};
 pub use nt_xent::{nt_xent, nt_xent_stacked};
 pub use prepare::prepare;
 pub use reduce::{mean_axis, segment_mean, sum_scaled};
+pub use routing::{combine, dispatch, logits};
 pub use tokens::{assemble, cls_rows, gather_rows, patches, scatter, spread_slots};

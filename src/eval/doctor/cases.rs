@@ -223,7 +223,8 @@ fn attentions() -> Vec<Case> {
             move |t, x| {
                 // Small values keep the weights soft; value and entropy are both used, so that their gradients meet.
                 let slots = ops::scale(t, x[0], soft)?;
-                let (o, entropy) = ops::dispatch(t, slots, x[1], x[1], 2.0)?;
+                let logits = ops::logits(t, slots, x[1])?;
+                let (o, entropy) = ops::dispatch(t, logits, x[1], 2.0)?;
                 let total = ops::sum_scaled(t, entropy, 0.25)?;
                 let flat = ops::scale(t, o, 1.0)?.reshape([z * s * d])?;
                 t.concat(&[total, flat])
@@ -242,7 +243,8 @@ fn attentions() -> Vec<Case> {
             vec![In::normal(1, &[z, n, d]), In::normal(2, &[z, s, d]), In::normal(3, &[z, s, d])],
             move |t, x| {
                 let slots = ops::scale(t, x[1], soft)?;
-                let o = ops::combine(t, x[0], slots, x[2])?;
+                let logits = ops::logits(t, slots, x[0])?;
+                let o = ops::combine(t, logits, x[2])?;
                 ops::add(t, o, x[0])
             },
             move |x| {

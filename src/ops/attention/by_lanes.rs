@@ -16,7 +16,7 @@ const WIDEST_PAIR: usize = 32;
 
 impl Attend {
     pub(super) fn narrow(&self) -> bool {
-        self.size.d <= WIDEST && !self.one_kv()
+        self.size.d <= WIDEST
     }
 
     /// Launches a kernel over `n` rows of every sequence of a round. It binds what any of its file's functions could look at.
@@ -71,9 +71,9 @@ impl Attend {
             }
             let size = matmul::Size { groups: this.end - this.first, m: nk, n: d, k: nq };
             // A row of weights and its slopes take turns.
-            let Matrix { row, outer, .. } = this.scores(kept, this.first);
+            let Matrix { row, outer, .. } = this.scores(kept);
             for (out, lie, base, b) in [(dv, this.v.1, 0, (dout, this.o.1)), (dk, this.k.1, row, this.q)] {
-                let a = Matrix { row: 2 * row, outer: 2 * outer, base, ..this.scores(kept, this.first) };
+                let a = Matrix { row: 2 * row, outer: 2 * outer, base, ..this.scores(kept) };
                 let matrices = [a.transposed(), this.matrix(b), this.matrix((out.tensor, lie))];
                 product_into(t, size, matrices, out.accumulate);
             }
