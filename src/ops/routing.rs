@@ -52,14 +52,14 @@ impl Logits {
     }
 
     /// Every slot's mixture of the tokens: `to = weights tokens`, or `+=`.
-    fn to_slots(&self, t: &mut Tape, weights: Tensor, tokens: Tensor, to: GradOut) {
+    fn mix_to_slots(&self, t: &mut Tape, weights: Tensor, tokens: Tensor, to: GradOut) {
         let size = Size { groups: self.z, m: self.s, n: self.d, k: self.n };
         let matrices = [self.matrix(weights), self.of_tokens(tokens), self.of_slots(to.tensor)];
         product_into(t, size, matrices, to.accumulate);
     }
 
     /// Every token's mixture of the slots: `to = weights^T slots`, or `+=`.
-    fn to_tokens(&self, t: &mut Tape, weights: Tensor, slots: Tensor, to: GradOut) {
+    fn mix_to_tokens(&self, t: &mut Tape, weights: Tensor, slots: Tensor, to: GradOut) {
         let size = Size { groups: self.z, m: self.n, n: self.d, k: self.s };
         let matrices = [self.matrix(weights).transposed(), self.of_slots(slots), self.of_tokens(to.tensor)];
         product_into(t, size, matrices, to.accumulate);
@@ -102,10 +102,10 @@ pub fn logits(t: &mut Tape, slots: Tensor, keys: Tensor) -> Result<Logits> {
     t.on_backward(move |t| {
         let Some(dl) = t.grad(matrix) else { return Ok(()) };
         if let Some(to) = t.grad_out(slots) {
-            this.to_slots(t, dl, keys, to);
+            this.mix_to_slots(t, dl, keys, to);
         }
         if let Some(to) = t.grad_out(keys) {
-            this.to_tokens(t, dl, slots, to);
+            this.mix_to_tokens(t, dl, slots, to);
         }
         Ok(())
     });
@@ -129,12 +129,12 @@ pub fn dispatch(t: &mut Tape, logits: Logits, tokens: Tensor, tau: f32) -> Resul
     let entropy = t.value([z, s], &[l]);
     let o = t.value([z, s, d], &[l, tokens]);
     logits.by_slot(t, DISPATCH, &[l, alpha, entropy], scale);
-    logits.to_slots(t, alpha, tokens, GradOut { tensor: o, accumulate: false });
+    logits.mix_to_slots(t, alpha, tokens, GradOut { tensor: o, accumulate: false });
     t.on_backward(move |t| {
         let dentropy = t.grad(entropy);
         let Some(dout) = t.grad(o) else { return Ok(()) };
         if let Some(to) = t.grad_out(tokens) {
-            logits.to_tokens(t, alpha, dout, to);
+            logits.mix_to_tokens(t, alpha, dout, to);
         }
         if let Some(dl) = t.grad_out(l) {
             let g = logits.room(t);
@@ -163,11 +163,11 @@ pub fn combine(t: &mut Tape, logits: Logits, results: Tensor) -> Result<Tensor> 
     let beta = logits.room(t);
     let o = t.value([z, n, d], &[l, results]);
     logits.by_token(t, COMBINE, &[l, beta]);
-    logits.to_tokens(t, beta, results, GradOut { tensor: o, accumulate: false });
+    logits.mix_to_tokens(t, beta, results, GradOut { tensor: o, accumulate: false });
     t.on_backward(move |t| {
         let Some(dout) = t.grad(o) else { return Ok(()) };
         if let Some(to) = t.grad_out(results) {
-            logits.to_slots(t, beta, dout, to);
+            logits.mix_to_slots(t, beta, dout, to);
         }
         if let Some(dl) = t.grad_out(l) {
             let g = logits.room(t);

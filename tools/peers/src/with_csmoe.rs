@@ -42,8 +42,9 @@ fn record(t: &mut Tape, kind: &str, x: &[Tensor]) -> Result<Tensor> {
         "mlp" => mlp(t, x[0], &x[1..], None),
         "attention" => ops::multi_head(t, x[0], HEADS),
         "soft_moe" => {
-            let (inputs, _) = ops::dispatch(t, x[0], x[1], x[1], 1.0)?;
-            ops::combine(t, x[1], x[0], inputs)
+            let logits = ops::logits(t, x[0], x[1])?;
+            let (inputs, _) = ops::dispatch(t, logits, x[1], 1.0)?;
+            ops::combine(t, logits, inputs)
         }
         "vit_block" => {
             let [_, batch, tokens, width] = x[0].dims("block: x")?;
