@@ -96,55 +96,48 @@ fn dispatch_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgrou
     }
 }
 
-// The first of a lane's four columns, below `end` of which they all begin.
-struct Column {
-    at: u32,
-    quad: u32,
-    there: bool,
-}
-
-fn column(index: u32) -> Column {
-    let z = index / p.quads;
-    let quad = index % p.quads;
-    let there = z * p.slots < p.rows;
-    return Column(select(0u, z * p.slots * p.quads + quad, there), quad, there);
+// Where a lane's four columns begin: it takes a quad of every row of a sequence.
+fn column(index: u32) -> u32 {
+    return index / p.quads * p.slots * p.quads + index % p.quads;
 }
 
 @compute @workgroup_size(LANES)
 fn combine(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let c = column(group_index(id, groups) * LANES + lane);
-    if !c.there {
+    let index = group_index(id, groups) * LANES + lane;
+    if index >= p.rows / p.slots * p.quads {
         return;
     }
-    let end = c.at + p.slots * p.quads;
+    let first = column(index);
+    let end = first + p.slots * p.quads;
     var top = vec4<f32>(LOWEST);
-    for (var at = c.at; at < end; at += p.quads) {
+    for (var at = first; at < end; at += p.quads) {
         top = max(top, s[at]);
     }
     var sum = vec4<f32>(0.0);
-    for (var at = c.at; at < end; at += p.quads) {
+    for (var at = first; at < end; at += p.quads) {
         sum += exp(s[at] - top);
     }
     let l = top + log(sum);
-    for (var at = c.at; at < end; at += p.quads) {
-        weights[at] = select(vec4<f32>(0.0), exp(s[at] - l), counts(c.quad));
+    for (var at = first; at < end; at += p.quads) {
+        weights[at] = select(vec4<f32>(0.0), exp(s[at] - l), counts(index % p.quads));
     }
 }
 
 @compute @workgroup_size(LANES)
 fn combine_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                     @builtin(local_invocation_index) lane: u32) {
-    let c = column(group_index(id, groups) * LANES + lane);
-    if !c.there {
+    let index = group_index(id, groups) * LANES + lane;
+    if index >= p.rows / p.slots * p.quads {
         return;
     }
-    let end = c.at + p.slots * p.quads;
+    let first = column(index);
+    let end = first + p.slots * p.quads;
     var delta = vec4<f32>(0.0);
-    for (var at = c.at; at < end; at += p.quads) {
+    for (var at = first; at < end; at += p.quads) {
         delta += weights_in[at] * g[at];
     }
-    for (var at = c.at; at < end; at += p.quads) {
-        put(at, select(vec4<f32>(0.0), weights_in[at] * (g[at] - delta), counts(c.quad)));
+    for (var at = first; at < end; at += p.quads) {
+        put(at, select(vec4<f32>(0.0), weights_in[at] * (g[at] - delta), counts(index % p.quads)));
     }
 }
