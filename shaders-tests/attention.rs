@@ -139,6 +139,19 @@ fn fused_is_unfused() {
     }
 }
 
+#[test]
+fn routing_without_room_for_logits() {
+    // A binding holds the tokens, not the logits of all sequences: dispatch and combine each make their own.
+    let dims = [4, 24, 64, 8];
+    let own = gpu().target.clone();
+    let [small, large] =
+        [16 << 10, own.max_binding].map(|max_binding| routed(&Target { max_binding, ..own.clone() }, dims));
+    for ((name, small), (_, large)) in small.iter().zip(&large) {
+        let large: Vec<f64> = large.iter().map(|v| f64::from(*v)).collect();
+        compare(name, small, &large, 2e-5);
+    }
+}
+
 /// [sequences, slots, tokens, width]
 const MOE: [[usize; 4]; 22] = [
     [1, 1, 1, 1],
