@@ -29,12 +29,11 @@ fn weights(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     if first >= p.rows {
         return;
     }
-    let row = first + lane / SHARE;
-    let at = min(row, p.rows - 1u) * p.quads;
-    let l = log_sum_exp(at, lane);
-    if row < p.rows {
+    let r = row_of(first, lane);
+    let l = log_sum_exp(r.at, lane);
+    if r.there {
         for (var i = lane % SHARE; i < p.quads; i += SHARE) {
-            s[at + i] = exp(scores(at, i) - l);
+            s[r.at + i] = exp(scores(r.at, i) - l);
         }
     }
 }
@@ -46,24 +45,22 @@ fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
     if first >= p.rows {
         return;
     }
-    let row = first + lane / SHARE;
-    let there = row < p.rows;
-    let at = min(row, p.rows - 1u) * p.quads;
-    let l = log_sum_exp(at, lane);
+    let r = row_of(first, lane);
+    let l = log_sum_exp(r.at, lane);
     var delta = 0.0;
-    if there {
+    if r.there {
         for (var i = lane % SHARE; i < p.quads; i += SHARE) {
-            let alpha = exp(scores(at, i) - l);
-            let slope = select(vec4<f32>(0.0), g[at + i], counts(i));
+            let alpha = exp(scores(r.at, i) - l);
+            let slope = select(vec4<f32>(0.0), g[r.at + i], counts(i));
             delta += dot(alpha, slope);
-            s[at + i] = alpha;
-            g[at + i] = slope;
+            s[r.at + i] = alpha;
+            g[r.at + i] = slope;
         }
     }
     delta = row_total(delta, lane);
-    if there {
+    if r.there {
         for (var i = lane % SHARE; i < p.quads; i += SHARE) {
-            g[at + i] = p.scale * s[at + i] * (g[at + i] - delta);
+            g[r.at + i] = p.scale * s[r.at + i] * (g[r.at + i] - delta);
         }
     }
 }

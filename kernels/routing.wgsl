@@ -13,6 +13,7 @@ override LANES: u32 = 64u;
 override SHARE: u32 = 16u;
 override ACCUMULATE: bool = false;
 override HAS_ENTROPY: bool = false; // whether there is a gradient of the entropies
+const TINY: f32 = 1e-8;
 
 struct P {
     rows: u32, // Z S
@@ -44,21 +45,19 @@ fn dispatch(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) group
     if first >= p.rows {
         return;
     }
-    let row = first + lane / SHARE;
-    let there = row < p.rows;
-    let at = min(row, p.rows - 1u) * p.quads;
-    let l = log_sum_exp(at, lane);
+    let r = row_of(first, lane);
+    let l = log_sum_exp(r.at, lane);
     var h = 0.0;
-    if there {
+    if r.there {
         for (var i = lane % SHARE; i < p.quads; i += SHARE) {
-            let alpha = exp(scores(at, i) - l);
-            weights[at + i] = alpha;
+            let alpha = exp(scores(r.at, i) - l);
+            weights[r.at + i] = alpha;
             h += dot(alpha, log(alpha + TINY));
         }
     }
     h = row_total(h, lane);
-    if there && lane % SHARE == 0u {
-        entropies[row] = h;
+    if r.there && lane % SHARE == 0u {
+        entropies[r.row] = h;
     }
 }
 
@@ -76,22 +75,20 @@ fn dispatch_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgrou
     if first >= p.rows {
         return;
     }
-    let row = first + lane / SHARE;
-    let there = row < p.rows;
-    let at = min(row, p.rows - 1u) * p.quads;
-    let factor = dentropy[min(row, p.rows - 1u)];
+    let r = row_of(first, lane);
+    let factor = dentropy[r.row];
     var delta = 0.0;
-    if there {
+    if r.there {
         for (var i = lane % SHARE; i < p.quads; i += SHARE) {
-            let alpha = weights_in[at + i];
-            delta += dot(alpha, slope(at, i, alpha, factor));
+            let alpha = weights_in[r.at + i];
+            delta += dot(alpha, slope(r.at, i, alpha, factor));
         }
     }
     delta = row_total(delta, lane);
-    if there {
+    if r.there {
         for (var i = lane % SHARE; i < p.quads; i += SHARE) {
-            let alpha = weights_in[at + i];
-            put(at + i, p.scale * alpha * (slope(at, i, alpha, factor) - delta));
+            let alpha = weights_in[r.at + i];
+            put(r.at + i, p.scale * alpha * (slope(r.at, i, alpha, factor) - delta));
         }
     }
 }

@@ -1,9 +1,21 @@
 // Softmax over rows of `quads` vec4s that SHARE lanes of a workgroup take together, sixteen on a GPU, one where the driver runs
-// on the CPU. The file declares p.n, the elements of a row that count, p.quads, p.scale and s, the scores.
+// on the CPU. The file declares p.rows, p.n, the elements of a row that count, p.quads, p.scale and s, the scores.
 const LOWEST: f32 = -3.4e38;
-const TINY: f32 = 1e-8;
 
 var<workgroup> shares: array<vec2<f32>, 64>;
+
+// A lane's row of those from `first` on, or the last, and where it begins.
+struct Row {
+    row: u32,
+    there: bool,
+    at: u32,
+}
+
+fn row_of(first: u32, lane: u32) -> Row {
+    let row = first + lane / SHARE;
+    let near = min(row, p.rows - 1u);
+    return Row(near, row < p.rows, near * p.quads);
+}
 
 fn total(x: vec4<f32>) -> f32 {
     return (x.x + x.y) + (x.z + x.w);

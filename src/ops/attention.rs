@@ -1,5 +1,5 @@
-//! Attention without the matrix of all its sequences in memory: multi-head attention, and the dispatch and combine of Soft
-//! MoE. Three ways lead there:
+//! Attention without the matrix of all its sequences in memory: multi-head attention, and the dispatch and combine of a Soft
+//! MoE whose logits are not shared (see `routing`). Three ways lead there:
 //!   by products   the matrix of a few sequences at a time, between products             kernels/attention_rows.wgsl
 //!   by lanes      narrow heads on software devices: a lane keeps whole rows             kernels/attention_lanes.wgsl
 //!   fused         every other shape: no matrix at all                                   kernels/attention.wgsl
@@ -7,10 +7,8 @@
 mod by_lanes;
 mod by_products;
 
-pub(super) use by_products::over_rows;
-
 use crate::gpu::{DeviceClass, Kernel};
-use crate::tensor::{Arg, GradOut, Tape, Tensor};
+use crate::tensor::{Arg, GradOut, Launch, Tape, Tensor};
 use crate::words;
 use anyhow::{Result, bail};
 
@@ -186,7 +184,8 @@ impl Attend {
 fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy: Option<Tensor>) {
     let this = Attend { size, q, k, v, o, first: 0, end: size.z };
     let fours = [q, k, v, o].iter().all(|s| [s.1.outer, s.1.inner, s.1.row, s.1.base].iter().all(|n| n % 4 == 0));
-    let way = if !fours || !by_products(t, size.nq, size.nk, size.d) || entropy.is_some() {
+    let fused = entropy.is_some() || !fours || !for_products(t, size.nq, size.nk, size.d);
+    let way = if fused {
         this.forward(t, entropy)
     } else if t.target.class == DeviceClass::Software && this.narrow() {
         this.forward_by_lanes(t)
@@ -248,8 +247,26 @@ fn unfused(t: &mut Tape, q: Tensor, k: Tensor, v: Tensor, scale: f32) -> Result<
     Ok((super::matmul::mix(t, alpha, v)?, entropy))
 }
 
+/// Launches a kernel of which some lanes share a row, or one takes it alone: on a CPU's vector units no sum crosses lanes.
+pub(super) fn over_rows<'a>(
+    t: &'a mut Tape,
+    kernel: Kernel,
+    rows: usize,
+    args: &[Tensor],
+    words: &[u32],
+) -> &'a mut Launch {
+    let args: Vec<Arg> = args.iter().map(|x| Arg::from(*x)).collect();
+    let (lanes, share) = match t.target.class {
+        DeviceClass::Hardware => (64, 16),
+        DeviceClass::Software => (t.target.lanes, 1),
+    };
+    t.launch(kernel, rows.div_ceil((lanes / share) as usize) as u64, &args, words)
+        .constant("LANES", lanes)
+        .constant("SHARE", share)
+}
+
 /// Whether an attention of these sizes is for products.
-pub(super) fn by_products(t: &Tape, nq: usize, nk: usize, d: usize) -> bool {
+pub(super) fn for_products(t: &Tape, nq: usize, nk: usize, d: usize) -> bool {
     let products = t.target.class == DeviceClass::Hardware || t.target.tiles;
     products && d.is_multiple_of(4) && nq * nk <= KEPT_ON_GPU / 4
 }

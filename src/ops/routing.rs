@@ -93,7 +93,7 @@ pub fn logits(t: &mut Tape, slots: Tensor, keys: Tensor) -> Result<Logits> {
     keys.expect("logits: keys", [z, n, d])?;
     let mut this = Logits { slots, keys, shared: None, z, s, n, d };
     let fits = (4 * z * s * n.next_multiple_of(4)) as u64 <= t.target.max_binding;
-    if !t.target.fuse || !fits || !attention::by_products(t, s, n, d) {
+    if !t.target.fuse || !fits || !attention::for_products(t, s, n, d) {
         return Ok(this);
     }
     let matrix = t.value([z, s, n.next_multiple_of(4)], &[slots, keys]);

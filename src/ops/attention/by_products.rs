@@ -3,9 +3,9 @@
 //!                                                                                   kernels/attention_rows.wgsl
 
 use super::super::matmul::{self, Matrix, product_into};
-use super::{Attend, Grads, Lie, Side, Size, Way};
-use crate::gpu::{DeviceClass, Kernel};
-use crate::tensor::{Arg, Launch, Tape, Tensor};
+use super::{Attend, Grads, Lie, Side, Size, Way, over_rows};
+use crate::gpu::Kernel;
+use crate::tensor::{Tape, Tensor};
 use crate::words;
 
 const WEIGHTS: Kernel = Kernel::new("attention_rows", "weights");
@@ -78,22 +78,4 @@ impl Attend {
             }
         }
     }
-}
-
-/// Launches a kernel of which some lanes share a row, or one takes it alone: on a CPU's vector units no sum crosses lanes.
-pub(in super::super) fn over_rows<'a>(
-    t: &'a mut Tape,
-    kernel: Kernel,
-    rows: usize,
-    args: &[Tensor],
-    words: &[u32],
-) -> &'a mut Launch {
-    let args: Vec<Arg> = args.iter().map(|x| Arg::from(*x)).collect();
-    let (lanes, share) = match t.target.class {
-        DeviceClass::Hardware => (64, 16),
-        DeviceClass::Software => (t.target.lanes, 1),
-    };
-    t.launch(kernel, rows.div_ceil((lanes / share) as usize) as u64, &args, words)
-        .constant("LANES", lanes)
-        .constant("SHARE", share)
 }
