@@ -152,6 +152,30 @@ fn routing_without_room_for_logits() {
     }
 }
 
+#[test]
+fn results_that_are_the_slots() {
+    // Their gradient is the sum of what comes back through weights and values, with and without room for the logits.
+    let [z, s, n, d] = [4, 24, 64, 8];
+    let own = gpu().target.clone();
+    for max_binding in [16 << 10, own.max_binding] {
+        check_on(
+            &Target { max_binding, ..own.clone() },
+            &format!("combine of the slots themselves, bindings of {max_binding} bytes"),
+            F32,
+            &[In::normal(1, &[z, n, d]), In::normal(2, &[z, s, d])],
+            |t, x| {
+                let slots = scale(t, x[1], 0.3)?;
+                let logits = logits(t, slots, x[0])?;
+                combine(t, logits, slots)
+            },
+            |x| {
+                let slots: Vec<f64> = x[1].iter().map(|v| v * f64::from(0.3f32)).collect();
+                reference(&x[0], &slots, &slots, [z, n, s, d], 1.0).0
+            },
+        );
+    }
+}
+
 /// [sequences, slots, tokens, width]
 const MOE: [[usize; 4]; 22] = [
     [1, 1, 1, 1],

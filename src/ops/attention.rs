@@ -184,7 +184,8 @@ impl Attend {
 fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy: Option<Tensor>) {
     let this = Attend { size, q, k, v, o, first: 0, end: size.z };
     let fours = [q, k, v, o].iter().all(|s| [s.1.outer, s.1.inner, s.1.row, s.1.base].iter().all(|n| n % 4 == 0));
-    let fused = entropy.is_some() || !fours || !for_products(t, size.nq, size.nk, size.d);
+    // Only the fused kernels know the entropy, and the gradient of a k that is v.
+    let fused = entropy.is_some() || this.one_kv() || !fours || !for_products(t, size.nq, size.nk, size.d);
     let way = if fused {
         this.forward(t, entropy)
     } else if t.target.class == DeviceClass::Software && this.narrow() {
