@@ -1,14 +1,19 @@
 // The attentions of attention.wgsl for drivers that run on the CPU's vector units (llvmpipe), where heads are narrow. A
-// lane keeps COLUMNS whole queries (backward_kv: keys) of d = 4 ROWS values in registers and walks over the other side,
-// whose rows are the same for the whole workgroup: no barriers, no workgroup memory. Rows begin at vec4s.
+// lane keeps COLUMNS whole queries (backward_kv: keys) of d = 4 ROWS values in registers or on its stack and walks over the
+// other side, whose rows are the same for the whole workgroup. Rows begin at vec4s.
 //
-// A workgroup takes LANES COLUMNS queries or keys of a sequence; value i of the COLUMNS rows of a lane is one vector.
-// forward: o = sum of exp(score - top) v, divided, where top is a score of the query that is rarely changed.
-// backward_q: dq, and every weight a and slope g' into memory.   backward_kv: dv = sum of a dout, dk = sum of g' q.
-// FLOPs forward 4 Z Nq Nk d, backward_q 6, backward_kv 4;
+//   forward       o = sum of exp(score - top) v, divided, where top is a score of the query that is rarely changed
+//   slopes        every weight alpha, and the gradient of its score, into memory; with it dq, if WITH_Q
+//   backward_kv   dv = sum of alpha dout, dk = sum of slope q, of all keys of a sequence by one workgroup
+//
+// A workgroup of the first two takes LANES COLUMNS queries of a sequence; value i of the COLUMNS rows of a lane is one
+// vector. What is done with four values of a row stands in a branch of its own, which is always taken but which the driver
+// does not know: within one block it would order a whole step anew, loads first, and move everything through memory.
+// FLOPs forward 4 Z Nq Nk d, slopes 4 (with dq 6), backward_kv 4;
 // bytes 4 Z d (2 Nq + 2 Nk Nq / (LANES COLUMNS)) forward, and backward 8 Z Nq Nk written and read.
 
 override LANES: u32 = 16u;
+override WITH_Q: bool = false;
 const ROWS: u32 = 1u;
 const COLUMNS: u32 = 4u;
 alias Columns = vec4<f32>;
@@ -16,16 +21,18 @@ alias Columns = vec4<f32>;
 //@include sequences
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;        // backward
-@group(0) @binding(5) var<storage, read_write> lse: array<f32>;         // forward: [Z, Nq] log of the denominator
-@group(0) @binding(5) var<storage, read> lse_in: array<f32>;            // backward
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;   // o, dq or dk
-@group(0) @binding(7) var<storage, read_write> out_v: array<vec4<f32>>; // dv
-@group(0) @binding(8) var<storage, read> o: array<vec4<f32>>;           // backward_q
-@group(0) @binding(9) var<storage, read_write> kept: array<f32>;  // backward_q: [Z - first, Nq, 2, keys()], a and g'
-@group(0) @binding(5) var<storage, read> kept_in: array<f32>;     // backward_kv
+@group(0) @binding(2) var<storage, read> dout: array<vec4<f32>>;        // backward
+@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;   // o, dq or dk
+@group(0) @binding(4) var<storage, read_write> out_v: array<vec4<f32>>; // dv
+@group(0) @binding(5) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read> o: array<vec4<f32>>;           // slopes
+@group(0) @binding(8) var<storage, read_write> lse: array<f32>;         // forward: [Z, Nq] log of the denominator
+@group(0) @binding(8) var<storage, read> lse_in: array<f32>;            // slopes
+@group(0) @binding(9) var<storage, read_write> alpha: array<f32>;       // slopes: [Z - first, Nq, Nk rounded up to 4]
+@group(0) @binding(10) var<storage, read_write> slope: array<f32>;      // the same
+@group(0) @binding(5) var<storage, read> alpha_in: array<f32>;          // backward_kv
+@group(0) @binding(6) var<storage, read> slope_in: array<f32>;
 
 // Four values of each of a lane's rows.
 struct Four {
@@ -41,10 +48,8 @@ fn zero() -> Four {
 
 // Buffers by number, always a literal, so that one branch is left where a function is used.
 const Q: u32 = 0u;
-const K: u32 = 1u;
-const V: u32 = 2u;
-const DOUT: u32 = 3u;
-const O: u32 = 4u;
+const DOUT: u32 = 1u;
+const O: u32 = 2u;
 
 // Where the vec4s of a row begin.
 fn row_at(lie: Lie, z: u32, row: u32) -> u32 {
@@ -54,9 +59,8 @@ fn row_at(lie: Lie, z: u32, row: u32) -> u32 {
 fn four_at(which: u32, at: u32) -> vec4<f32> {
     switch which {
         case Q: { return q[at]; }
-        case K: { return k[at]; }
-        case V: { return v[at]; }
-        default: { return dout[at]; }
+        case DOUT: { return dout[at]; }
+        default: { return o[at]; }
     }
 }
 
@@ -65,8 +69,7 @@ fn own(which: u32, lie: Lie, z: u32, row: u32, count: u32, i: u32) -> Four {
     var f: Four;
     //@repeat COLUMNS
     let at_0 = row_at(lie, z, min(row + 0u * LANES, count - 1u)) + i;
-    var r_0: vec4<f32>;
-    if which == O { r_0 = o[at_0]; } else { r_0 = four_at(which, at_0); }
+    let r_0 = four_at(which, at_0);
     f.x[0u] = r_0.x;
     f.y[0u] = r_0.y;
     f.z[0u] = r_0.z;
@@ -75,9 +78,10 @@ fn own(which: u32, lie: Lie, z: u32, row: u32, count: u32, i: u32) -> Four {
     return f;
 }
 
-fn put(to_v: bool, lie: Lie, z: u32, row: u32, count: u32, i: u32, f: Four, add: bool) {
+// Values 4 i.. into the rows of the lane that there are, at most `columns` of them.
+fn put(columns: u32, to_v: bool, lie: Lie, z: u32, row: u32, count: u32, i: u32, f: Four, add: bool) {
     //@repeat COLUMNS
-    if row + 0u * LANES < count {
+    if 0u < columns && row + 0u * LANES < count {
         let at_0 = row_at(lie, z, row + 0u * LANES) + i;
         var r_0 = vec4<f32>(f.x[0u], f.y[0u], f.z[0u], f.w[0u]);
         if to_v {
@@ -121,6 +125,7 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let row = p.row + index % p.blocks * LANES * COLUMNS + lane;
+    let quads = p.d / 4u;
     //@repeat ROWS
     let q_0 = own(Q, p.q, z, row, p.nq, 0u);
     var o_0 = zero();
@@ -134,7 +139,7 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         let v_at = row_at(p.v, z, j);
         var dot = Dot(Columns(0.0), Columns(0.0));
         //@repeat ROWS
-        dot = dot_four(dot, k[k_at + 0u], q_0);
+        if 0u < quads { dot = dot_four(dot, k[k_at + 0u], q_0); }
         //@end
         let s = (dot.a + dot.b) * p.scale;
         let rises = s > top + RISE;
@@ -149,11 +154,11 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         let weight = exp(s - top);
         total += weight;
         //@repeat ROWS
-        o_0 = add_four(o_0, v[v_at + 0u], weight);
+        if 0u < quads { o_0 = add_four(o_0, v[v_at + 0u], weight); }
         //@end
     }
     //@repeat ROWS
-    put(false, p.o, z, row, p.nq, 0u, scaled(o_0, 1.0 / total), false);
+    put(COLUMNS, false, p.o, z, row, p.nq, 0u, scaled(o_0, 1.0 / total), false);
     //@end
     let l = top + log(total);
     //@repeat COLUMNS
@@ -161,15 +166,25 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     //@end
 }
 
+// Where the weights, and the slopes, of a query begin.
+fn weights_at(z: u32, query: u32) -> u32 {
+    return ((z - p.first) * p.nq + query) * padded_keys();
+}
+
+fn padded_keys() -> u32 {
+    return (p.nk + 3u) / 4u * 4u;
+}
+
 @compute @workgroup_size(LANES)
-fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-              @builtin(local_invocation_index) lane: u32) {
+fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+          @builtin(local_invocation_index) lane: u32) {
     let index = group_index(id, groups);
     let z = p.first + index / p.blocks;
     if z >= p.z {
         return;
     }
     let row = p.row + index % p.blocks * LANES * COLUMNS + lane;
+    let quads = p.d / 4u;
     // The order of additions is that of the products below, so that the slope of a lone key is exactly zero.
     var dot = Dot(Columns(0.0), Columns(0.0));
     //@repeat ROWS
@@ -179,72 +194,120 @@ fn backward_q(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
     dot = Dot(fma(o_0.z, g_0.z, fma(o_0.x, g_0.x, dot.a)), fma(o_0.w, g_0.w, fma(o_0.y, g_0.y, dot.b)));
     var dq_0 = zero();
     //@end
-    let d = dot.a + dot.b;
+    let delta = dot.a + dot.b;
     var l: Columns;
     //@repeat COLUMNS
     let mine_0 = min(row + 0u * LANES, p.nq - 1u);
-    let to_0 = ((z - p.first) * p.nq + mine_0) * 2u * keys();
+    let to_0 = weights_at(z, mine_0);
     l[0u] = lse_in[z * p.nq + mine_0];
     //@end
-    for (var j = 0u; j < p.nk; j += 1u) {
-        let k_at = row_at(p.k, z, j);
-        let v_at = row_at(p.v, z, j);
+    for (var j = 0u; j < padded_keys(); j += 1u) {
+        let near = min(j, p.nk - 1u);
+        let k_at = row_at(p.k, z, near);
+        let v_at = row_at(p.v, z, near);
         var s = Dot(Columns(0.0), Columns(0.0));
         var g = s;
         //@repeat ROWS
-        s = dot_four(s, k[k_at + 0u], q_0);
-        g = dot_four(g, v[v_at + 0u], g_0);
+        if 0u < quads { s = dot_four(s, k[k_at + 0u], q_0); }
         //@end
-        let weight = exp((s.a + s.b) * p.scale - l);
-        let slope = weight * ((g.a + g.b) - d) * p.scale;
         //@repeat ROWS
-        dq_0 = add_four(dq_0, k[k_at + 0u], slope);
+        if 0u < quads { g = dot_four(g, v[v_at + 0u], g_0); }
         //@end
-        // Last: after a store the driver would load the row again.
+        // Zeros beyond the last key.
+        let weight = exp((s.a + s.b) * p.scale - l) * f32(j < p.nk);
+        let by = weight * ((g.a + g.b) - delta) * p.scale;
+        if WITH_Q {
+            //@repeat ROWS
+            if 0u < quads { dq_0 = add_four(dq_0, k[k_at + 0u], by); }
+            //@end
+        }
         //@repeat COLUMNS
-        kept[to_0 + j] = weight[0u];
-        kept[to_0 + keys() + j] = slope[0u];
+        alpha[to_0 + j] = weight[0u];
+        slope[to_0 + j] = by[0u];
         //@end
     }
-    let add = (p.flags & ADD_Q) != 0u;
+    if WITH_Q {
+        let add = (p.flags & ADD_Q) != 0u;
+        //@repeat ROWS
+        put(COLUMNS, false, p.q, z, row, p.nq, 0u, dq_0, add);
+        //@end
+    }
+}
+
+override LAST: u32 = 4u; // keys a lane takes of a sequence's last block
+var<workgroup> queries: array<vec4<f32>, 2048>; // 32 KiB: by query ROWS vec4s of q, then ROWS of dout
+
+// All queries of a sequence, and zeros up to a whole four of them, into workgroup memory.
+fn copy_queries(z: u32, lane: u32) {
+    let q_at = row_at(p.q, z, 0u);
+    let g_at = row_at(p.o, z, 0u);
+    for (var i = lane; i < (p.nq + 3u) / 4u * 4u * ROWS; i += LANES) {
+        let query = min(i / ROWS, p.nq - 1u);
+        let there = f32(i / ROWS < p.nq);
+        let to = i / ROWS * 2u * ROWS + i % ROWS;
+        queries[to] = there * q[q_at + query * (p.q.row / 4u) + i % ROWS];
+        queries[to + ROWS] = there * dout[g_at + query * (p.o.row / 4u) + i % ROWS];
+    }
+}
+
+// Gradients of `columns` keys a lane. Four queries a step, because what a loop carries is masked at every turn.
+fn keys_from(row: u32, columns: u32, z: u32) {
     //@repeat ROWS
-    put(false, p.q, z, row, p.nq, 0u, dq_0, add);
+    var dk_0 = zero();
+    var dv_0 = zero();
+    //@end
+    for (var i = 0u; i < p.nq; i += 4u) {
+        let last = p.nq - 1u;
+        let rows = vec4<u32>(weights_at(z, i), weights_at(z, min(i + 1u, last)), weights_at(z, min(i + 2u, last)),
+                             weights_at(z, min(i + 3u, last)));
+        var a: array<Columns, 4>;
+        var b: array<Columns, 4>;
+        //@repeat COLUMNS
+        if 0u < columns {
+            let at_0 = rows + vec4<u32>(min(row + 0u * LANES, p.nk - 1u));
+            a[0][0u] = alpha_in[at_0.x];
+            a[1][0u] = alpha_in[at_0.y];
+            a[2][0u] = alpha_in[at_0.z];
+            a[3][0u] = alpha_in[at_0.w];
+            b[0][0u] = slope_in[at_0.x];
+            b[1][0u] = slope_in[at_0.y];
+            b[2][0u] = slope_in[at_0.z];
+            b[3][0u] = slope_in[at_0.w];
+        }
+        //@end
+        let at = i * 2u * ROWS;
+        //@repeat ROWS
+        dk_0 = add_four(dk_0, queries[at + 0u], b[0]);
+        dk_0 = add_four(dk_0, queries[at + 2u * ROWS + 0u], b[1]);
+        dk_0 = add_four(dk_0, queries[at + 4u * ROWS + 0u], b[2]);
+        dk_0 = add_four(dk_0, queries[at + 6u * ROWS + 0u], b[3]);
+        dv_0 = add_four(dv_0, queries[at + ROWS + 0u], a[0]);
+        dv_0 = add_four(dv_0, queries[at + 3u * ROWS + 0u], a[1]);
+        dv_0 = add_four(dv_0, queries[at + 5u * ROWS + 0u], a[2]);
+        dv_0 = add_four(dv_0, queries[at + 7u * ROWS + 0u], a[3]);
+        //@end
+    }
+    let add_k = (p.flags & ADD_K) != 0u;
+    let add_v = (p.flags & ADD_V) != 0u;
+    //@repeat ROWS
+    put(columns, false, p.k, z, row, p.nk, 0u, dk_0, add_k);
+    put(columns, true, p.v, z, row, p.nk, 0u, dv_0, add_v);
     //@end
 }
 
 @compute @workgroup_size(LANES)
 fn backward_kv(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
-    let index = group_index(id, groups);
-    let z = p.first + index / p.blocks;
+    let z = p.first + group_index(id, groups);
     if z >= p.z {
         return;
     }
-    let row = p.row + index % p.blocks * LANES * COLUMNS + lane;
-    //@repeat ROWS
-    var dk_0 = zero();
-    var dv_0 = zero();
-    //@end
-    for (var i = 0u; i < p.nq; i += 1u) {
-        let q_at = row_at(p.q, z, i);
-        let g_at = row_at(p.o, z, i);
-        let weights = ((z - p.first) * p.nq + i) * 2u * keys();
-        var weight: Columns;
-        var slope: Columns;
-        //@repeat COLUMNS
-        let at_0 = weights + min(row + 0u * LANES, p.nk - 1u);
-        weight[0u] = kept_in[at_0];
-        slope[0u] = kept_in[at_0 + keys()];
-        //@end
-        //@repeat ROWS
-        dk_0 = add_four(dk_0, four_at(Q, q_at + 0u), slope);
-        dv_0 = add_four(dv_0, four_at(DOUT, g_at + 0u), weight);
-        //@end
+    copy_queries(z, lane);
+    workgroupBarrier();
+    for (var block = 0u; block < p.blocks; block += 1u) {
+        keys_from(block * COLUMNS * LANES + lane, COLUMNS, z);
     }
-    let add_k = (p.flags & ADD_K) != 0u;
-    let add_v = (p.flags & ADD_V) != 0u;
-    //@repeat ROWS
-    put(false, p.k, z, row, p.nk, 0u, dk_0, add_k);
-    put(true, p.v, z, row, p.nk, 0u, dv_0, add_v);
-    //@end
+    if LAST < COLUMNS {
+        keys_from(p.blocks * COLUMNS * LANES + lane, LAST, z);
+    }
 }

@@ -20,6 +20,7 @@ const STEPS: u32 = 2048u / ROWS / 16u * 16u; // A's tile is 32 KiB; LANES divide
 override HAS_SUMS: bool = false; // sums [groups, m] = the sums of A's rows; A's rows lie side by side
 override HELD: u32 = 0u;         // blocks, where there are several passes
 override K_FOURS: bool = false;  // k divides by 4, or zeros follow
+override COPIED: bool = true;    // else A is read where it lies: a copy pays from two blocks of columns on
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(7) var<storage, read_write> sums: array<f32>;
 var<workgroup> tile: array<vec4<f32>, ROWS * STEPS>; // [row][k / 4], zero beyond k
@@ -149,11 +150,26 @@ fn walk(acc: ptr<function, Sums>, at: Place, block: u32, k0: u32, steps: u32, la
     for (var s = 0u; s < steps; s += 1u) {
         let k = k0 + 4u * s;
         let m_x = b_at(b_near + k * at.b_row, at.b_col);
-        let m_y = b_at(b_near + min(k + 1u, last) * at.b_row, at.b_col);
-        let m_z = b_at(b_near + min(k + 2u, last) * at.b_row, at.b_col);
-        let m_w = b_at(b_near + min(k + 3u, last) * at.b_row, at.b_col);
+        let ks = vec4<u32>(k, k + 1u, k + 2u, k + 3u);
+        let near_k = min(ks, vec4<u32>(last));
+        var m_y = b_at(b_near + near_k.y * at.b_row, at.b_col);
+        var m_z = b_at(b_near + near_k.z * at.b_row, at.b_col);
+        var m_w = b_at(b_near + near_k.w * at.b_row, at.b_col);
+        let a_at = vec4<u32>(at.a + at.row * p.a.row) + near_k * p.a.col;
+        if !COPIED {
+            let there = vec4<f32>(ks <= vec4<u32>(last));
+            m_y *= there.y;
+            m_z *= there.z;
+            m_w *= there.w;
+        }
         //@repeat ROWS
-        let x_0 = tile[0u * STEPS + s];
+        var x_0: vec4<f32>;
+        if COPIED {
+            x_0 = tile[0u * STEPS + s];
+        } else {
+            let r_0 = min(0u, at.rows - 1u) * p.a.row;
+            x_0 = vec4<f32>(a[a_at.x + r_0], a[a_at.y + r_0], a[a_at.z + r_0], a[a_at.w + r_0]);
+        }
         (*acc)[0u] = fma(Columns(x_0.x), m_x, (*acc)[0u]);
         (*acc)[0u] = fma(Columns(x_0.y), m_y, (*acc)[0u]);
         (*acc)[0u] = fma(Columns(x_0.z), m_z, (*acc)[0u]);
@@ -204,7 +220,10 @@ fn product(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
     if HELD == 0u {
         let seen = look_at_a(at, 0u, lane);
         let steps = (p.k + 3u) / 4u;
-        copy_tile(at, 0u, steps, first == 0u, lane);
+        if COPIED {
+            copy_tile(at, 0u, steps, first == 0u, lane);
+        }
+        // Without a barrier the driver makes slower code of what follows, by a third.
         workgroupBarrier();
         for (var block = first; block < end; block += 1u) {
             begin(&one, at, block, seen, lane);

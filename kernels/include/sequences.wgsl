@@ -36,11 +36,6 @@ const TINY: f32 = 1e-8;
 
 //@include grid
 
-// Keys of a row of what backward_q keeps for backward_kv.
-fn keys() -> u32 {
-    return (p.nk + 3u) / 4u * 4u;
-}
-
 fn start(lie: Lie, z: u32) -> u32 {
     return lie.base + (z / p.inner) * lie.outer + (z % p.inner) * lie.inner;
 }

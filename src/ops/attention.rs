@@ -198,8 +198,8 @@ fn attend(t: &mut Tape, size: Size, q: Side, k: Side, v: Side, o: Side, entropy:
         let Some(dout) = t.grad(o.0) else { return Ok(()) };
         let to = this.grads(t);
         match way {
-            Way::Products => this.backward_by_products(t, dout, to),
-            Way::Lanes(lse) => this.backward_by_lanes(t, dout, lse, to),
+            Way::Products => this.backward_by_products(t, dout, None, to),
+            Way::Lanes(lse) => this.backward_by_products(t, dout, Some(lse), to),
             Way::Fused(lse, slopes) => this.backward(t, dout, [lse, slopes], dentropy, to),
         }
         Ok(())

@@ -24,6 +24,8 @@ const DIRECT: Kernel = Kernel::new("matmul_direct", "product").rows(32);
 /// sums from pass to pass.
 const BLOCKS: usize = 16;
 const HELD: usize = 4;
+/// Steps of k up to which the tiled kernel reads A where it lies if there is one block of columns.
+const IN_PLACE: usize = 256;
 /// Rows of A, and a stride of B, beyond which packing B for the tiled kernel pays.
 const PACK_ROWS: usize = 256;
 const PACK_STRIDE: usize = 768;
@@ -221,7 +223,8 @@ fn product(
                 let rows = if direct { DIRECT.rows as usize } else { tile_rows(m) };
                 let row_blocks = m.div_ceil(rows);
                 // Long walks reuse A's tile; short ones keep all cores busy.
-                let one_pass = k <= tile_depth(rows);
+                let copied = panels > 1 || sums.is_some() || k > IN_PLACE;
+                let one_pass = !copied || k <= tile_depth(rows);
                 let (longest, each) = if one_pass { (BLOCKS, 3) } else { (HELD, 1) };
                 let most = panels * row_blocks * groups.len() / (each * t.target.cores as usize);
                 let spans = if direct { panels } else { panels.div_ceil(most.clamp(1, longest)) };
@@ -239,6 +242,7 @@ fn product(
                     args.push(sums.map_or(unused.into(), |s| part(s.tensor, all, &groups)));
                     t.launch(TILES.rows(rows as u32).columns(columns as u32), number, &args, &words)
                         .constant("HAS_SUMS", u32::from(sums.is_some()))
+                        .constant("COPIED", u32::from(copied))
                         .constant("HELD", if one_pass { 0 } else { blocks as u32 })
                         .constant("K_FOURS", u32::from(k.is_multiple_of(4) || a.fours(k)))
                 };

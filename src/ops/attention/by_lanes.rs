@@ -1,26 +1,28 @@
 //! Attention of narrow heads on a software device: a lane keeps whole rows and walks over the other side.
 //!                                                                                   kernels/attention_lanes.wgsl
 
-use super::super::matmul::{self, Matrix, product_into};
 use super::{ADD_K, ADD_Q, ADD_V, Attend, Grads, Size, Way};
 use crate::gpu::Kernel;
 use crate::tensor::{Arg, Tape, Tensor};
 
 const FORWARD: Kernel = Kernel::new("attention_lanes", "forward");
-const BACKWARD_Q: Kernel = Kernel::new("attention_lanes", "backward_q");
+const SLOPES: Kernel = Kernel::new("attention_lanes", "slopes");
 const BACKWARD_KV: Kernel = Kernel::new("attention_lanes", "backward_kv");
 /// Widest head of which a lane can keep some rows whole.
 const WIDEST: usize = 64;
-/// Widest head of which it can keep the gradients of both keys and values.
-const WIDEST_PAIR: usize = 32;
+/// Widest head of which it can keep a row of q, one of dout and the gradient of one.
+const WIDEST_THREE: usize = 32;
+/// Elements of q and dout of a sequence that fit the workgroup memory of `backward_kv`.
+const ROOM: usize = 4 * 2048;
 
 impl Attend {
     pub(super) fn narrow(&self) -> bool {
         self.size.d <= WIDEST
     }
 
-    /// Launches a kernel over `n` rows of every sequence of a round. It binds what any of its file's functions could look at.
-    fn lanes(&self, t: &mut Tape, kernel: Kernel, n: usize, args: &[Tensor], flags: u32, products: f64) {
+    /// Launches a kernel over every sequence's queries. It binds what any of its file's functions could look at.
+    fn by_query(&self, t: &mut Tape, kernel: Kernel, args: &[Tensor], with_q: bool, flags: u32) {
+        let n = self.size.nq;
         let lanes = t.target.lanes.min(64);
         let most = 4 * lanes as usize;
         // A last workgroup of few rows has fewer a lane.
@@ -32,9 +34,12 @@ impl Attend {
             if rows > 0 {
                 let blocks = rows.div_ceil(most);
                 let number = ((self.end - self.first) * blocks) as u64;
-                t.launch(kernel, number, &args, &self.words(blocks, from, flags))
-                    .constant("LANES", lanes)
-                    .flops(products * self.flops() * rows as f64 / n as f64);
+                let launch = t.launch(kernel, number, &args, &self.words(blocks, from, flags));
+                let products = if with_q { 3.0 } else { 2.0 };
+                launch.constant("LANES", lanes).flops(products * self.flops() * rows as f64 / n as f64);
+                if with_q {
+                    launch.constant("WITH_Q", 1);
+                }
             }
         }
     }
@@ -43,40 +48,43 @@ impl Attend {
         let Size { z, nq, .. } = self.size;
         let lse = t.saved([z * nq]);
         let [q, k, v, o] = [self.q.0, self.k.0, self.v.0, self.o.0];
-        self.lanes(t, FORWARD, nq, &[q, k, v, q, lse, o, o, q], 0, 2.0);
+        self.by_query(t, FORWARD, &[q, q, o, o, k, v, q, lse], false, 0);
         Way::Lanes(lse)
     }
 
-    pub(super) fn backward_by_lanes(&self, t: &mut Tape, dout: Tensor, lse: Tensor, to: Grads) {
+    /// The weights of a round's sequences and the gradients of their scores. Narrow heads' gradients of q, k and v are found
+    /// on the way; what is left for products to do comes back.
+    pub(super) fn slopes_by_lanes(
+        &self,
+        t: &mut Tape,
+        dout: Tensor,
+        lse: Tensor,
+        [alpha, slope]: [Tensor; 2],
+        [dq, dk, dv]: Grads,
+    ) -> Grads {
         let Size { nq, nk, d, .. } = self.size;
         let [q, k, v, o] = [self.q.0, self.k.0, self.v.0, self.o.0];
-        let [dq, dk, dv] = to;
-        let dkv = dk.zip(dv);
-        if dq.is_none() && dkv.is_none() {
-            return;
-        }
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
-        let add_q = flag(dq.is_some_and(|g| g.accumulate), ADD_Q);
-        // What k and v need is found on the way to q.
-        let dq = dq.map_or_else(|| t.saved(self.q.0.shape()), |dq| dq.tensor);
-        let (rounds, elems) = self.rounds(t, 2);
-        let kept = t.saved([2 * elems]);
-        for this in rounds {
-            this.lanes(t, BACKWARD_Q, nq, &[q, k, v, dout, lse, dq, dq, o, kept], add_q, 3.0);
-            let Some((dk, dv)) = dkv else { continue };
-            if d <= WIDEST_PAIR {
-                let add = flag(dk.accumulate, ADD_K) | flag(dv.accumulate, ADD_V);
-                this.lanes(t, BACKWARD_KV, nk, &[q, k, v, dout, kept, dk.tensor, dv.tensor], add, 2.0);
-                continue;
-            }
-            let size = matmul::Size { groups: this.end - this.first, m: nk, n: d, k: nq };
-            // A row of weights and its slopes take turns.
-            let Matrix { row, outer, .. } = this.scores(kept);
-            for (out, lie, base, b) in [(dv, this.v.1, 0, (dout, this.o.1)), (dk, this.k.1, row, this.q)] {
-                let a = Matrix { row: 2 * row, outer: 2 * outer, base, ..this.scores(kept) };
-                let matrices = [a.transposed(), this.matrix(b), this.matrix((out.tensor, lie))];
-                product_into(t, size, matrices, out.accumulate);
-            }
-        }
+        let narrow = d <= WIDEST_THREE;
+        let with_q = dq.filter(|_| narrow);
+        let to = with_q.map_or(alpha, |dq| dq.tensor);
+        let add = flag(with_q.is_some_and(|dq| dq.accumulate), ADD_Q);
+        self.by_query(t, SLOPES, &[q, dout, to, to, k, v, o, lse, alpha, slope], with_q.is_some(), add);
+        let dq = dq.filter(|_| !narrow);
+        let Some((to_k, to_v)) = dk.zip(dv).filter(|_| narrow && 2 * d * nq.next_multiple_of(4) <= ROOM) else {
+            return [dq, dk, dv];
+        };
+        let lanes = t.target.lanes.min(64);
+        let most = 4 * lanes as usize;
+        let last = (nk % most).div_ceil(lanes as usize);
+        let (blocks, last) = if (1..4).contains(&last) { (nk / most, last) } else { (nk.div_ceil(most), 4) };
+        let add = flag(to_k.accumulate, ADD_K) | flag(to_v.accumulate, ADD_V);
+        let args = [q, dout, to_k.tensor, to_v.tensor, alpha, slope].map(Arg::from);
+        let kernel = BACKWARD_KV.rows(d as u32 / 4);
+        t.launch(kernel, (self.end - self.first) as u64, &args, &self.words(blocks, 0, add))
+            .constant("LANES", lanes)
+            .constant("LAST", last as u32)
+            .flops(2.0 * self.flops());
+        [dq, None, None]
     }
 }

@@ -51,16 +51,25 @@ impl Attend {
         Way::Products
     }
 
-    /// Gradients of q, k and v, each where one is asked for.
-    pub(super) fn backward_by_products(&self, t: &mut Tape, dout: Tensor, [dq, dk, dv]: Grads) {
+    /// Gradients of q, k and v, each where one is asked for; `lse` if lanes are to find the weights and their gradients.
+    pub(super) fn backward_by_products(&self, t: &mut Tape, dout: Tensor, lse: Option<Tensor>, to: Grads) {
+        if to.iter().all(Option::is_none) {
+            return;
+        }
         let Size { nq, nk, d, .. } = self.size;
         let (rounds, elems) = self.rounds(t, 2);
         let (alpha, slope) = (t.saved([elems]), t.saved([elems]));
         for this in rounds {
             let dout = (dout, this.o.1);
-            this.dots(t, this.q, this.k, alpha);
-            this.dots(t, dout, this.v, slope);
-            this.rows(t, SLOPES, &[alpha, slope]);
+            let [dq, dk, dv] = match lse {
+                Some(lse) => this.slopes_by_lanes(t, dout.0, lse, [alpha, slope], to),
+                None => {
+                    this.dots(t, this.q, this.k, alpha);
+                    this.dots(t, dout, this.v, slope);
+                    this.rows(t, SLOPES, &[alpha, slope]);
+                    to
+                }
+            };
             let groups = this.end - this.first;
             let of_queries = matmul::Size { groups, m: nq, n: d, k: nk };
             let of_keys = matmul::Size { groups, m: nk, n: d, k: nq };
