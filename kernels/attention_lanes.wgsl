@@ -139,7 +139,8 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         let v_at = row_at(p.v, z, j);
         var dot = Dot(Columns(0.0), Columns(0.0));
         //@repeat ROWS
-        if 0u < quads { dot = dot_four(dot, k[k_at + 0u], q_0); }
+        //@together 4 if 0u < quads
+        dot = dot_four(dot, k[k_at + 0u], q_0);
         //@end
         let s = (dot.a + dot.b) * p.scale;
         let rises = s > top + RISE;
@@ -154,7 +155,8 @@ fn forward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups
         let weight = exp(s - top);
         total += weight;
         //@repeat ROWS
-        if 0u < quads { o_0 = add_four(o_0, v[v_at + 0u], weight); }
+        //@together 2 if 0u < quads
+        o_0 = add_four(o_0, v[v_at + 0u], weight);
         //@end
     }
     //@repeat ROWS
@@ -208,17 +210,20 @@ fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
         var s = Dot(Columns(0.0), Columns(0.0));
         var g = s;
         //@repeat ROWS
-        if 0u < quads { s = dot_four(s, k[k_at + 0u], q_0); }
+        //@together 4 if 0u < quads
+        s = dot_four(s, k[k_at + 0u], q_0);
         //@end
         //@repeat ROWS
-        if 0u < quads { g = dot_four(g, v[v_at + 0u], g_0); }
+        //@together 4 if 0u < quads
+        g = dot_four(g, v[v_at + 0u], g_0);
         //@end
         // Zeros beyond the last key.
         let weight = exp((s.a + s.b) * p.scale - l) * f32(j < p.nk);
         let by = weight * ((g.a + g.b) - delta) * p.scale;
         if WITH_Q {
             //@repeat ROWS
-            if 0u < quads { dq_0 = add_four(dq_0, k[k_at + 0u], by); }
+            //@together 2 if 0u < quads
+            dq_0 = add_four(dq_0, k[k_at + 0u], by);
             //@end
         }
         //@repeat COLUMNS

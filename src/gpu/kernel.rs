@@ -120,6 +120,7 @@ pub fn source(kernel: Kernel) -> String {
     let mut out = String::new();
     let text = included(find(SOURCES, file));
     let mut block: Option<(u32, Vec<&str>)> = None;
+    let mut together: Option<(u32, &str)> = None;
     for line in text.lines() {
         let mark = line.trim_start();
         if let Some(count) = mark.strip_prefix("//@repeat ") {
@@ -129,11 +130,23 @@ pub fn source(kernel: Kernel) -> String {
                 number => number.parse().expect("the count of a repeat is ROWS, COLUMNS or a number"),
             };
             block = Some((count, Vec::new()));
+        } else if let Some(rest) = mark.strip_prefix("//@together ") {
+            let (size, head) = rest.split_once(' ').expect("a size and what stands before a block");
+            together = Some((size.parse().expect("the size is a number"), head));
         } else if mark.starts_with("//@end") {
             let (count, lines) = block.take().unwrap_or_default();
+            let together = together.take();
             for i in 0..count {
+                if let Some((size, head)) = together
+                    && i % size == 0
+                {
+                    let _ = writeln!(out, "{} {{", numbered(head, i));
+                }
                 for line in &lines {
                     let _ = writeln!(out, "{}", numbered(line, i));
+                }
+                if together.is_some_and(|(size, _)| i % size == size - 1 || i == count - 1) {
+                    out.push_str("}\n");
                 }
             }
         } else if mark.starts_with("const ROWS: u32") {
