@@ -99,14 +99,17 @@ fn copy_tile(at: Place, k0: u32, steps: u32, summed: bool, lane: u32) {
         }
         return;
     }
-    var start = at.a + at.row * p.a.row;
-    var to = lane;
-    for (var left = at.rows; left > 0u; left -= 1u) {
-        for (var s = 0u; s < steps; s += LANES) {
-            tile[to + s] = a_quad(start, k0 + 4u * (s + lane));
-        }
-        start += p.a.row;
-        to += STEPS;
+    // Lanes go on from row to row, so that none is idle where rows are short; beyond the last row it is copied again.
+    let down = LANES / steps;
+    let along = LANES % steps;
+    var r = lane / steps;
+    var s = lane % steps;
+    for (var left = at.rows * steps; left > 0u; left -= min(left, LANES)) {
+        let near = min(r, at.rows - 1u);
+        tile[near * STEPS + s] = a_quad(at.a + (at.row + near) * p.a.row, k0 + 4u * s);
+        let over = s + along >= steps;
+        r += down + select(0u, 1u, over);
+        s += along - select(0u, steps, over);
     }
 }
 

@@ -43,6 +43,7 @@ fn multi_head_matches_reference() {
         [1, 5, 2, 68],
         [2, 51, 3, 64],
         [1, 130, 1, 4],
+        [1, 133, 1, 32],
     ];
     for (target, dims @ [s, n, heads, d]) in cases(&shapes) {
         check_on(
