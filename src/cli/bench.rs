@@ -91,13 +91,14 @@ pub fn run(args: BenchArgs) -> Result<()> {
         return data(args);
     }
     let gpu = args.adapter.open_gpu()?;
-    if !args.json {
-        println!(
-            "{:<36} {:<30} {:>9} {:>9} {:>11} {:>8} {:>9} {:>7}",
-            "case", "kernel", "ms", "GFLOP/s", "per CPU-s", "GB/s", "of matmul", "of copy"
-        );
-    }
+    let mut headed = args.json;
     let report = bench::run(&gpu, &args.filter, |r| {
+        if !std::mem::replace(&mut headed, true) {
+            println!(
+                "{:<36} {:<30} {:>9} {:>9} {:>11} {:>8} {:>9} {:>7}",
+                "case", "kernel", "ms", "GFLOP/s", "per CPU-s", "GB/s", "of matmul", "of copy"
+            );
+        }
         if !args.json {
             println!(
                 "{:<36} {:<30} {:>9.3} {:>9.1} {:>11.1} {:>8.2} {:>8.0}% {:>6.0}%",

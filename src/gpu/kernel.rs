@@ -1,11 +1,11 @@
-//! The kernels: WGSL files compiled into the program, with two small text features that keep each file valid
+//! The kernels: WGSL files compiled into the program, with small text features that keep each file valid
 //! WGSL as it lies.
 //!
 //! - `//@include NAME` pastes `kernels/include/NAME.wgsl`, whose own includes are pasted too.
 //! - Lines between `//@repeat COUNT` and `//@end` are written for index 0 and repeated for 0..COUNT: a name's
 //!   suffix `_0` becomes `_i` and the literal `0u` becomes `iu`. `COUNT` is a number or a name the caller sets
 //!   (`ROWS`, `COLUMNS`), so that one file gives every register block; `const ROWS`, `const COLUMNS` and
-//!   `alias Columns` follow it.
+//!   `alias Columns` follow it. `//@together N HEAD` among them puts every N copies into `HEAD { }`.
 
 use std::fmt::Write;
 

@@ -135,6 +135,16 @@ pub fn scenes(root: &Path) -> Result<Vec<SceneFiles>> {
     Ok(groups.into_values().filter(|scene| !beside(scene)).collect())
 }
 
+fn hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+/// Whether a file is a GeoTIFF by its name, and not hidden.
+pub fn is_tiff(path: &Path) -> bool {
+    let tiff = |e: &std::ffi::OsStr| e.eq_ignore_ascii_case("tif") || e.eq_ignore_ascii_case("tiff");
+    !hidden(path) && path.extension().is_some_and(tiff)
+}
+
 fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
     // Deep enough for every known archive, and an end to circular links.
     const DEEPEST: usize = 12;
@@ -143,11 +153,9 @@ fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
     };
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let tiff = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tif") || e.eq_ignore_ascii_case("tiff"));
         match path.is_dir() {
-            true if !hidden && depth < DEEPEST => walk(&path, depth + 1, files)?,
-            false if !hidden && tiff => files.push(path),
+            true if !hidden(&path) && depth < DEEPEST => walk(&path, depth + 1, files)?,
+            false if is_tiff(&path) => files.push(path),
             _ => {}
         }
     }

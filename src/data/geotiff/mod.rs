@@ -108,17 +108,14 @@ impl Images {
         } else {
             root
         };
+        if root.is_file() && !find::is_tiff(root) {
+            let remedy = "give a .tif file or a folder of them";
+            return Err(Error::new(root.display(), "not a GeoTIFF by its name", remedy));
+        }
         let mut found = find::scenes(folder)?;
         if root.is_file() {
             let same = |path: &Path| path.file_name() == root.file_name() && path.parent() == Some(folder);
             found.retain(|scene| scene.files.iter().any(|(_, path)| same(path)));
-            if found.is_empty() {
-                return Err(Error::new(
-                    root.display(),
-                    "not a GeoTIFF by its name",
-                    "give a .tif file or a folder of them",
-                ));
-            }
         } else if found.iter().any(|scene| scene.kind == Some(Kind::Of(sensor))) {
             found.retain(|scene| scene.kind == Some(Kind::Of(sensor)));
         } else {

@@ -200,6 +200,10 @@ fn bad_archives_fail_in_one_line_that_names_the_file() {
     assert!(message.contains("no GeoTIFF"), "{message}");
     let message = Pairs::open(&empty.path().join("absent"), &tile(PX)).err().unwrap().to_string();
     assert!(message.contains("absent") && message.contains("check that it exists"), "{message}");
+    let text = empty.path().join("notes.txt");
+    fs::write(&text, "no image").unwrap();
+    let message = Images::open(&text, Sensor::S2, &tile(PX)).err().unwrap().to_string();
+    assert!(message.contains("notes.txt") && message.contains("not a GeoTIFF"), "{message}");
 
     let scene = Scene1::new().write();
     let whole = fs::read(scene.path("S2/a.tif")).unwrap();
