@@ -60,11 +60,11 @@ fn spread(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
 
 // segment_mean:  x [B, tokens, width] -> y [B, parts, width], parts = ceil(tokens / length);
 //       y[b, j] = mean of x[b, j length ..] up to the end of the segment or of the tokens.
-// segment_mean_backward:  dx[b, i] = dy[b, i / length] / tokens in that segment.
-// A workgroup writes 256 elements of one row, so that what depends on the row is the same for all lanes.
+// segment_mean_backward:  dx[b, i] = or += dy[b, i / length] / tokens in that segment.
+// A workgroup takes 256 columns of a segment, so that what depends on the segment is the same for all lanes.
 // Bytes: x and y once. FLOPs: one an element of x.
 struct Mean {
-    rows: u32,      // of what is written
+    rows: u32,      // B parts
     tokens: u32,
     length: u32,
     parts: u32,
@@ -74,48 +74,90 @@ struct Mean {
 override LANES: u32 = 64u; // of the segments' kernels: one vector where the driver runs on the CPU
 @group(0) @binding(0) var<uniform> m: Mean;
 
+struct Segment {
+    row: u32,   // of y
+    count: u32, // tokens
+    at: u32,    // where the first of them begins
+    first: u32, // columns
+    end: u32,
+}
+
+fn segment_of(group: u32) -> Segment {
+    let blocks = (m.width + 255u) / 256u;
+    let row = group / blocks;
+    let start = row % m.parts * m.length;
+    let first = group % blocks * 256u;
+    return Segment(row, min(m.length, m.tokens - start), (row / m.parts * m.tokens + start) * m.width, first,
+                   min(first + 256u, m.width));
+}
+
 @compute @workgroup_size(LANES)
 fn segment_mean(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
-    let blocks = (m.width + 255u) / 256u;
-    let group = group_index(id, groups);
-    let row = group / blocks;
-    if row >= m.rows {
+    let segment = segment_of(group_index(id, groups));
+    if segment.row >= m.rows {
         return;
     }
-    let start = row % m.parts * m.length;
-    let count = min(m.length, m.tokens - start);
-    let at = (row / m.parts * m.tokens + start) * m.width;
-    let first = group % blocks * 256u;
-    for (var i = first + lane; i < min(first + 256u, m.width); i += LANES) {
-        var total = 0.0;
-        for (var k = 0u; k < count; k++) {
-            total += x[at + k * m.width + i];
+    let share = 1.0 / f32(segment.count);
+    let to = segment.row * m.width;
+    var i = segment.first + lane;
+    // Four columns a lane at once: a loop's turn costs as much as several loads.
+    for (; i + 3u * LANES < segment.end; i += 4u * LANES) {
+        var total = vec4<f32>(0.0);
+        for (var k = 0u; k < segment.count; k += 1u) {
+            let c = segment.at + k * m.width + i;
+            total += vec4<f32>(x[c], x[c + LANES], x[c + 2u * LANES], x[c + 3u * LANES]);
         }
-        y[row * m.width + i] = total / f32(count);
+        total *= share;
+        y[to + i] = total.x;
+        y[to + i + LANES] = total.y;
+        y[to + i + 2u * LANES] = total.z;
+        y[to + i + 3u * LANES] = total.w;
+    }
+    for (; i < segment.end; i += LANES) {
+        var total = 0.0;
+        for (var k = 0u; k < segment.count; k += 1u) {
+            total += x[segment.at + k * m.width + i];
+        }
+        y[to + i] = total * share;
     }
 }
 
 @compute @workgroup_size(LANES)
 fn segment_mean_backward(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                          @builtin(local_invocation_index) lane: u32) {
-    let blocks = (m.width + 255u) / 256u;
-    let group = group_index(id, groups);
-    let row = group / blocks;
-    if row >= m.rows {
+    let segment = segment_of(group_index(id, groups));
+    if segment.row >= m.rows {
         return;
     }
-    let part = row % m.tokens / m.length;
-    let share = 1.0 / f32(min(m.length, m.tokens - part * m.length));
-    let at = (row / m.tokens * m.parts + part) * m.width;
-    let first = group % blocks * 256u;
-    for (var i = first + lane; i < min(first + 256u, m.width); i += LANES) {
-        let k = row * m.width + i;
-        var sum = share * x[at + i];
-        if m.accumulate != 0u {
-            sum += y[k];
+    let part = 1.0 / f32(segment.count);
+    let mean = segment.row * m.width;
+    var i = segment.first + lane;
+    for (; i + 3u * LANES < segment.end; i += 4u * LANES) {
+        let c = mean + i;
+        let share = part * vec4<f32>(x[c], x[c + LANES], x[c + 2u * LANES], x[c + 3u * LANES]);
+        for (var k = 0u; k < segment.count; k += 1u) {
+            let to = segment.at + k * m.width + i;
+            var sum = share;
+            if m.accumulate != 0u {
+                sum += vec4<f32>(y[to], y[to + LANES], y[to + 2u * LANES], y[to + 3u * LANES]);
+            }
+            y[to] = sum.x;
+            y[to + LANES] = sum.y;
+            y[to + 2u * LANES] = sum.z;
+            y[to + 3u * LANES] = sum.w;
         }
-        y[k] = sum;
+    }
+    for (; i < segment.end; i += LANES) {
+        let share = part * x[mean + i];
+        for (var k = 0u; k < segment.count; k += 1u) {
+            let to = segment.at + k * m.width + i;
+            var sum = share;
+            if m.accumulate != 0u {
+                sum += y[to];
+            }
+            y[to] = sum;
+        }
     }
 }
 

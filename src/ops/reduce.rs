@@ -13,7 +13,7 @@ const SEGMENT_MEAN: Kernel = Kernel::new("reduce", "segment_mean");
 const SEGMENT_MEAN_BACKWARD: Kernel = Kernel::new("reduce", "segment_mean_backward");
 const LANES: usize = 64;
 const BLOCK: usize = 4096;
-/// Elements of a row that a workgroup of segment_mean writes.
+/// Columns that a workgroup of segment_mean takes.
 const ROW_BLOCK: usize = 256;
 
 /// Elements of a scalar value: the number comes first, the rest is 0, so that scalars join at aligned offsets.
@@ -86,17 +86,16 @@ pub fn segment_mean(t: &mut Tape, x: Tensor, length: usize) -> Result<Tensor> {
     let parts = tokens.div_ceil(length);
     let y = t.value([batch, parts, width], &[x]);
     let blocks = width.div_ceil(ROW_BLOCK);
-    let words = move |rows: usize, accumulate: bool| words![rows, tokens, length, parts, width, accumulate].to_vec();
     let rows = batch * parts;
+    let words = move |accumulate: bool| words![rows, tokens, length, parts, width, accumulate].to_vec();
     let lanes = t.target.lanes.min(64);
-    t.launch(SEGMENT_MEAN, (rows * blocks) as u64, &[y.into(), x.into()], &words(rows, false))
+    t.launch(SEGMENT_MEAN, (rows * blocks) as u64, &[y.into(), x.into()], &words(false))
         .constant("LANES", lanes)
         .flops(x.elems() as f64);
     t.on_backward(move |t| {
         if let (Some(dy), Some(dx)) = (t.grad(y), t.grad_out(x)) {
-            let rows = batch * tokens;
             let args = [dx.tensor.into(), dy.into()];
-            t.launch(SEGMENT_MEAN_BACKWARD, (rows * blocks) as u64, &args, &words(rows, dx.accumulate))
+            t.launch(SEGMENT_MEAN_BACKWARD, (rows * blocks) as u64, &args, &words(dx.accumulate))
                 .constant("LANES", lanes)
                 .flops(x.elems() as f64);
         }
