@@ -144,7 +144,12 @@ fn backward_x(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
             //@end
         } else {
             //@repeat ROWS
-            if m_0 > 0.0 { dx[at + i_0] += inverse * (v_0 - mean_v - h_0 * mean_vx); }
+            let d_0 = dx[at + i_0];
+            //@end
+            // The last column may be several lanes': all read it before one writes.
+            workgroupBarrier();
+            //@repeat ROWS
+            dx[at + i_0] = d_0 + inverse * (v_0 - mean_v - h_0 * mean_vx);
             //@end
         }
     }

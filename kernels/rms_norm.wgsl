@@ -128,7 +128,12 @@ fn backward_x(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
             //@end
         } else {
             //@repeat ROWS
-            if m_0 > 0.0 { dx[at + i_0] += scale * (v_0 - u_0 * dot); }
+            let d_0 = dx[at + i_0];
+            //@end
+            // The last column may be several lanes': all read it before one writes.
+            workgroupBarrier();
+            //@repeat ROWS
+            dx[at + i_0] = d_0 + scale * (v_0 - u_0 * dot);
             //@end
         }
     }
