@@ -7,8 +7,8 @@
 //   backward_kv   dv = sum of alpha dout, dk = sum of slope q, of all keys of a sequence by one workgroup
 //
 // A workgroup of the first two takes LANES COLUMNS queries of a sequence; value i of the COLUMNS rows of a lane is one
-// vector. What is done with four values of a row stands in a branch of its own, which is always taken but which the driver
-// does not know: within one block it would order a whole step anew, loads first, and move everything through memory.
+// vector. Every four dot products, or two sums, stand in a branch of their own, which is always taken without the driver
+// knowing it: within one block it would order a whole step anew, loads first, and move everything through memory.
 // FLOPs forward 4 Z Nq Nk d, slopes 4 (with dq 6), backward_kv 4;
 // bytes 4 Z d (2 Nq + 2 Nk Nq / (LANES COLUMNS)) forward, and backward 8 Z Nq Nk written and read.
 
@@ -226,6 +226,7 @@ fn slopes(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups:
             dq_0 = add_four(dq_0, k[k_at + 0u], by);
             //@end
         }
+        // Last: after a store the driver would load the row again.
         //@repeat COLUMNS
         alpha[to_0 + j] = weight[0u];
         slope[to_0 + j] = by[0u];

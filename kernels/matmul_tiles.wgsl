@@ -10,7 +10,7 @@
 // are an array whose every index is a literal, so that they stay in registers or on its stack: those of up to four blocks
 // from pass to pass, because gathers and scatters of C cost a sixth of all. Where one pass is all of k, as many blocks as
 // there are follow one another.
-// COLUMNS is 4, or 3 where that leaves fewer lanes idle. Conditions are constants where they can be: this driver runs
+// COLUMNS is 4, or 3 or 2 where that leaves fewer lanes idle. Conditions are constants where they can be: this driver runs
 // both sides of the others.   FLOPs 2 G M N K;   bytes 4 G (M K N / (COLUMNS LANES blocks) + K N M / ROWS + M N).
 
 const STEPS: u32 = 2048u / ROWS / 16u * 16u; // A's tile is 32 KiB; LANES divides STEPS

@@ -157,7 +157,11 @@ fn tiled(t: &Tape, n: usize) -> Option<usize> {
     if !t.target.tiles || !n.is_multiple_of(4) {
         return None;
     }
-    let idle = |columns: usize| n.next_multiple_of(columns * t.target.lanes as usize) - n;
+    let lanes = t.target.lanes as usize;
+    if n <= 2 * lanes {
+        return Some(2);
+    }
+    let idle = |columns: usize| n.next_multiple_of(columns * lanes) - n;
     let three = n.is_multiple_of(3) && 4 * idle(3) + n <= 4 * idle(4);
     Some(if three { 3 } else { 4 })
 }
