@@ -46,7 +46,7 @@ fn zero() -> Four {
     return Four(Columns(0.0), Columns(0.0), Columns(0.0), Columns(0.0));
 }
 
-// Buffers by number, always a literal, so that one branch is left where a function is used.
+// Buffers by number, always a literal, so that one branch is left where `own` is used.
 const Q: u32 = 0u;
 const DOUT: u32 = 1u;
 const O: u32 = 2u;
@@ -56,20 +56,17 @@ fn row_at(lie: Lie, z: u32, row: u32) -> u32 {
     return (start(lie, z) + row * lie.row) / 4u;
 }
 
-fn four_at(which: u32, at: u32) -> vec4<f32> {
-    switch which {
-        case Q: { return q[at]; }
-        case DOUT: { return dout[at]; }
-        default: { return o[at]; }
-    }
-}
-
 // Values 4 i.. of the lane's rows: `row`, `row` + LANES, ... of `count`, the last repeated.
 fn own(which: u32, lie: Lie, z: u32, row: u32, count: u32, i: u32) -> Four {
     var f: Four;
     //@repeat COLUMNS
     let at_0 = row_at(lie, z, min(row + 0u * LANES, count - 1u)) + i;
-    let r_0 = four_at(which, at_0);
+    var r_0: vec4<f32>;
+    switch which {
+        case Q: { r_0 = q[at_0]; }
+        case DOUT: { r_0 = dout[at_0]; }
+        default: { r_0 = o[at_0]; }
+    }
     f.x[0u] = r_0.x;
     f.y[0u] = r_0.y;
     f.z[0u] = r_0.z;

@@ -147,7 +147,7 @@ fn backward_x(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) gro
             let d_0 = dx[at + i_0];
             //@end
             // The last column may be several lanes': all read it before one writes.
-            workgroupBarrier();
+            storageBarrier();
             //@repeat ROWS
             dx[at + i_0] = d_0 + inverse * (v_0 - mean_v - h_0 * mean_vx);
             //@end

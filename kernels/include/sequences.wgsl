@@ -13,7 +13,7 @@ struct P {
     d: u32,
     z: u32,      // sequences `first`..z
     inner: u32,  // of them share an outer stride
-    blocks: u32, // workgroups of a sequence
+    blocks: u32, // workgroups of a sequence; where one takes it whole, its blocks of equal size
     scale: f32,
     first: u32,
     flags: u32,

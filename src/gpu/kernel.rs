@@ -114,13 +114,36 @@ fn included(text: &str) -> String {
     out
 }
 
+/// Lines to be repeated, and how many copies go into a block of which head.
+struct Repeat<'a> {
+    count: u32,
+    together: Option<(u32, &'a str)>,
+    lines: Vec<&'a str>,
+}
+
+impl Repeat<'_> {
+    fn write(&self, out: &mut String) {
+        let (size, head) = self.together.unwrap_or((self.count.max(1), ""));
+        for i in 0..self.count {
+            if i % size == 0 && !head.is_empty() {
+                let _ = writeln!(out, "{} {{", numbered(head, i));
+            }
+            for line in &self.lines {
+                let _ = writeln!(out, "{}", numbered(line, i));
+            }
+            if (i % size == size - 1 || i == self.count - 1) && !head.is_empty() {
+                out.push_str("}\n");
+            }
+        }
+    }
+}
+
 /// The WGSL of a kernel's file, expanded for its register block.
 pub fn source(kernel: Kernel) -> String {
     let Kernel { file, rows, columns, .. } = kernel;
     let mut out = String::new();
     let text = included(find(SOURCES, file));
-    let mut block: Option<(u32, Vec<&str>)> = None;
-    let mut together: Option<(u32, &str)> = None;
+    let mut block: Option<Repeat> = None;
     for line in text.lines() {
         let mark = line.trim_start();
         if let Some(count) = mark.strip_prefix("//@repeat ") {
@@ -129,34 +152,21 @@ pub fn source(kernel: Kernel) -> String {
                 "COLUMNS" => columns,
                 number => number.parse().expect("the count of a repeat is ROWS, COLUMNS or a number"),
             };
-            block = Some((count, Vec::new()));
+            block = Some(Repeat { count, together: None, lines: Vec::new() });
         } else if let Some(rest) = mark.strip_prefix("//@together ") {
             let (size, head) = rest.split_once(' ').expect("a size and what stands before a block");
-            together = Some((size.parse().expect("the size is a number"), head));
+            let block = block.as_mut().expect("copies are put together inside a repeat");
+            block.together = Some((size.parse().expect("the size is a number"), head));
         } else if mark.starts_with("//@end") {
-            let (count, lines) = block.take().unwrap_or_default();
-            let together = together.take();
-            for i in 0..count {
-                if let Some((size, head)) = together
-                    && i % size == 0
-                {
-                    let _ = writeln!(out, "{} {{", numbered(head, i));
-                }
-                for line in &lines {
-                    let _ = writeln!(out, "{}", numbered(line, i));
-                }
-                if together.is_some_and(|(size, _)| i % size == size - 1 || i == count - 1) {
-                    out.push_str("}\n");
-                }
-            }
+            block.take().expect("an end follows a repeat").write(&mut out);
         } else if mark.starts_with("const ROWS: u32") {
             let _ = writeln!(out, "const ROWS: u32 = {}u;", rows.max(1));
         } else if mark.starts_with("const COLUMNS: u32") {
             let _ = writeln!(out, "const COLUMNS: u32 = {columns}u;");
         } else if mark.starts_with("alias Columns") {
             let _ = writeln!(out, "alias Columns = vec{columns}<f32>;");
-        } else if let Some((_, lines)) = &mut block {
-            lines.push(line);
+        } else if let Some(block) = &mut block {
+            block.lines.push(line);
         } else {
             let _ = writeln!(out, "{line}");
         }
@@ -200,6 +210,13 @@ mod tests {
                 assert!(!(inside && ["!= 0u", "== 0u"].iter().any(|c| line.contains(c))), "{name}: {line}");
             }
         }
+    }
+
+    #[test]
+    fn copies_are_put_together() {
+        let mut out = String::new();
+        Repeat { count: 3, together: Some((2, "if 0u < n")), lines: vec!["f(0u);"] }.write(&mut out);
+        assert_eq!(out, "if 0u < n {\nf(0u);\nf(1u);\n}\nif 2u < n {\nf(2u);\n}\n");
     }
 
     #[test]

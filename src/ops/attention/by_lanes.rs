@@ -15,6 +15,15 @@ const WIDEST_THREE: usize = 32;
 /// Elements of q and dout of a sequence that fit the workgroup memory of `backward_kv`.
 const ROOM: usize = 4 * 2048;
 
+/// Blocks of `n` rows in which every lane has four, and how many it has in a last block of fewer; 4 where there is none.
+fn blocks(n: usize, lanes: usize) -> (usize, usize) {
+    let most = 4 * lanes;
+    match (n % most).div_ceil(lanes) {
+        last @ 1..4 => (n / most, last),
+        _ => (n.div_ceil(most), 4),
+    }
+}
+
 impl Attend {
     pub(super) fn narrow(&self) -> bool {
         self.size.d <= WIDEST
@@ -24,15 +33,13 @@ impl Attend {
     fn by_query(&self, t: &mut Tape, kernel: Kernel, args: &[Tensor], with_q: bool, flags: u32) {
         let n = self.size.nq;
         let lanes = t.target.lanes.min(64);
-        let most = 4 * lanes as usize;
-        // A last workgroup of few rows has fewer a lane.
-        let columns = (n % most).div_ceil(lanes as usize).max(2);
-        let rest = if columns < 4 { n % most } else { 0 };
+        let (whole, last) = blocks(n, lanes as usize);
+        let first = n.min(whole * 4 * lanes as usize);
         let kernel = kernel.rows(self.size.d as u32 / 4);
+        let narrower = kernel.columns(last.max(2) as u32);
         let args: Vec<Arg> = args.iter().map(|x| Arg::from(*x)).collect();
-        for (from, rows, kernel) in [(0, n - rest, kernel), (n - rest, rest, kernel.columns(columns as u32))] {
+        for (from, rows, blocks, kernel) in [(0, first, whole, kernel), (first, n - first, 1, narrower)] {
             if rows > 0 {
-                let blocks = rows.div_ceil(most);
                 let number = ((self.end - self.first) * blocks) as u64;
                 let launch = t.launch(kernel, number, &args, &self.words(blocks, from, flags));
                 let products = if with_q { 3.0 } else { 2.0 };
@@ -75,9 +82,7 @@ impl Attend {
             return [dq, dk, dv];
         };
         let lanes = t.target.lanes.min(64);
-        let most = 4 * lanes as usize;
-        let last = (nk % most).div_ceil(lanes as usize);
-        let (blocks, last) = if (1..4).contains(&last) { (nk / most, last) } else { (nk.div_ceil(most), 4) };
+        let (blocks, last) = blocks(nk, lanes as usize);
         let add = flag(to_k.accumulate, ADD_K) | flag(to_v.accumulate, ADD_V);
         let args = [q, dout, to_k.tensor, to_v.tensor, alpha, slope].map(Arg::from);
         let kernel = BACKWARD_KV.rows(d as u32 / 4);
